@@ -28,7 +28,7 @@ class VideoSpec(_Spec):
 
 
 class ImageSpec(_Spec):
-    """Shorter side to ``resize`` pixels, centre crop ``size``, then ``(x / 255 - mean) / std``; ``[1, 3, size, size]``."""
+    """Shorter side to ``resize``, centre crop ``size``, then ``(x / 255 - mean) / std``; ``[1, 3, size, size]``."""
 
     kind: Literal["image"] = "image"
     size: int = Field(224, ge=1)
@@ -75,7 +75,7 @@ class DepthSpec(_Spec):
 
 
 class ThermalSpec(_Spec):
-    """One channel scaled to 0..1, by its own minimum and maximum or by a fixed range in kelvin; ``[1, 1, size, size]``."""
+    """One channel scaled to 0..1, by its own range or a fixed one in kelvin; ``[1, 1, size, size]``."""
 
     kind: Literal["thermal"] = "thermal"
     size: int = Field(224, ge=1)

@@ -1,0 +1,103 @@
+"""The ``slimbind`` program: its commands, and how errors become messages and exit codes.
+
+Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 refused because the result says something else than its reference;
+4 done, but some items failed; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import typer
+
+from slimbind import __version__
+from slimbind.cli import console
+from slimbind.errors import DriftError, SlimbindError, UsageError
+
+# Command -> the module under slimbind.cli that holds its function, in the order of `slimbind --help`. Adding a command
+# is one line here and one file there; those files import anything heavy inside their functions.
+COMMANDS: dict[str, str] = {
+    "embed": "embed",
+    "index": "index",
+    "search": "search",
+    "models": "models",
+    "info": "info",
+    "split": "split",
+    "export": "export",
+}
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"slimbind {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Multimodal embedding models taken apart by modality, made small and fast, and searchable."""
+
+
+def build() -> typer.Typer:
+    """The application with all its commands."""
+    app = typer.Typer(
+        name="slimbind",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(import_module(f"slimbind.cli.{module}"), name))
+    return app
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the program and exit; never shows a traceback for an error slimbind knows.
+
+    ``SLIMBIND_TRACEBACK=1`` shows it all the same, for a bug report.
+    """
+    sys.exit(run(args))
+
+
+def run(args: list[str] | None = None) -> int:
+    """Run the program with ``args`` (by default the process's) and return its exit code."""
+    try:
+        result: Any = build()(args, standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output went away (`slimbind embed ... | head`): stop, and say nothing. Standard output is
+        # pointed elsewhere so that the interpreter's last flush does not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        console.say("stopped")
+        return 130
+    except SlimbindError as error:
+        if os.environ.get("SLIMBIND_TRACEBACK"):
+            raise
+        console.error(error.message, error.hint)
+        return 3 if isinstance(error, DriftError) else 2 if isinstance(error, UsageError) else 1
+    except typer.Exit as stop:
+        return stop.exit_code
+    except typer.Abort:
+        console.say("stopped")
+        return 130
+    except Exception as error:
+        return _explain_usage(error)
+    return result if isinstance(result, int) else 0
+
+
+def _explain_usage(error: Exception) -> int:
+    """Print click's own errors (unknown option, bad value) in its words; anything else is a bug and is raised."""
+    show = getattr(error, "show", None)
+    code = getattr(error, "exit_code", None)
+    if show is None or code is None:
+        raise error
+    show()
+    return int(code)
