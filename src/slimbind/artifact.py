@@ -291,9 +291,15 @@ class ArtifactWriter:
             file.flush()
             os.fsync(file.fileno())
         replaced = self._temp.with_suffix(".old")
-        if self.destination.exists():
-            os.rename(self.destination, replaced)
-        os.rename(self._temp, self.destination)
+        if not self.destination.exists():
+            os.rename(self._temp, self.destination)
+            return
+        os.rename(self.destination, replaced)
+        try:
+            os.rename(self._temp, self.destination)
+        except OSError:
+            os.rename(replaced, self.destination)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
 
 
