@@ -1,0 +1,1 @@
+"""The networks, in PyTorch: what a checkpoint is taken apart into. Needs the extra ``build``."""
