@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Literal
@@ -248,15 +249,29 @@ class ArtifactWriter:
         path.mkdir(exist_ok=True)
         return path
 
-    def add(self, modality: str, **entry: Any) -> TowerEntry:  # noqa: ANN401  (fields of TowerEntry, validated there)
+    @property
+    def towers(self) -> dict[str, TowerEntry]:
+        """The towers recorded so far."""
+        return dict(self._towers)
+
+    def add(
+        self,
+        modality: str,
+        *,
+        digests: Mapping[str, str] | None = None,
+        **entry: Any,  # noqa: ANN401  (fields of TowerEntry, validated there)
+    ) -> TowerEntry:
         """Record a tower whose files lie in ``folder(modality)``; takes TowerEntry's fields less ``files``.
 
         ``weights`` may be left out where the files are the fp32 tower itself: their own hash then stands for them.
+        ``digests`` (path in the artifact -> sha256) are hashes taken while writing; other files are read for theirs.
         """
+        known = digests or {}
         paths = sorted(path for path in self.folder(modality).rglob("*") if path.is_file())
+        named = {path.relative_to(self._temp).as_posix(): path for path in paths}
         files = tuple(
-            FileEntry(path=path.relative_to(self._temp).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
-            for path in paths
+            FileEntry(path=name, bytes=path.stat().st_size, sha256=known.get(name) or sha256_of(path))
+            for name, path in named.items()
         )
         if "weights" not in entry:
             entry["weights"] = max(files, key=lambda file: file.bytes).sha256
