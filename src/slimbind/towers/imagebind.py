@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from slimbind.errors import CheckpointError
-from slimbind.towers.keys import Config, Family, Layout, Rules, Shapes, affine, copy, depth_of, require
+from slimbind.towers.keys import Config, Family, Layout, Rules, Shapes, affine, check_heads, copy, depth_of, require
 from slimbind.towers.layers import FrameStem, PatchStem, TokenStem, TransformerTower, WindowStem
 
 MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
@@ -49,7 +49,10 @@ def read(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
     """Find the towers of a checkpoint: all six, or those that are there.
 
     ``config`` may hold ``<modality>_num_heads`` (and ``_embed_dim``, ``_num_blocks``, ``out_embed_dim``, which are then
-    compared with the shapes). Raises ``CheckpointError`` for missing keys, unknown heads, and a config that does not fit.
+    compared with the shapes).
+
+    Raises:
+        CheckpointError: a key is missing, the heads are not known, or the config does not fit.
     """
     found = [m for m in MODALITIES if any(key.startswith(f"modality_trunks.{m}.") for key in shapes)]
     if not found:
@@ -142,12 +145,7 @@ def _heads(modality: str, width: int, given: Mapping[str, Any]) -> int:
             f"known for the widths {', '.join(map(str, sorted(KNOWN_HEADS)))}",
             hint=f'give a config with "{key}"',
         )
-    if not isinstance(heads, int) or heads < 1 or width % heads:
-        raise CheckpointError(
-            f"the config's {key} is {heads!r}; {modality}'s width {width} must be a whole multiple of it",
-            hint="correct the config",
-        )
-    return heads
+    return check_heads(key, heads, width)
 
 
 def _compare(key: str, found: int, given: Mapping[str, Any]) -> None:

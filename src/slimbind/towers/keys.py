@@ -125,6 +125,16 @@ def require(shapes: Shapes, key: str, axes: int) -> Shape:
     return shape
 
 
+def check_heads(key: str, heads: object, width: int) -> int:
+    """``heads`` if ``width`` can be shared among so many; raises ``CheckpointError`` naming the config's ``key``."""
+    if not isinstance(heads, int) or heads < 1 or width % heads:
+        raise CheckpointError(
+            f"the config's {key} is {heads!r}; the tower's width {width} must be a whole multiple of it",
+            hint="correct the config",
+        )
+    return heads
+
+
 def depth_of(shapes: Shapes, prefix: str) -> int:
     """How many blocks ``prefix.0 ... prefix.N-1`` the checkpoint has (gaps show later, as missing keys)."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")

@@ -1,8 +1,8 @@
 """The blocks that every transformer tower is made of, and the tower itself.
 
 Attribute names are the keys of the split weights and are relied on by quantization: ``stem``, ``cls_token``,
-``pos_embed``, ``norm_pre``, ``blocks.N.{norm_1, attn.qkv, attn.out, norm_2, mlp.fc1, mlp.act, mlp.fc2}``, ``head.{norm, proj}``.
-Every layer is written so that it traces with any batch and, for text, any length.
+``pos_embed``, ``norm_pre``, ``blocks.N.{norm_1, attn.qkv, attn.out, norm_2, mlp.fc1, mlp.act, mlp.fc2}`` and
+``head.{norm, proj}``. Every layer is written so that it traces with any batch and, for text, any length.
 """
 
 from __future__ import annotations
