@@ -1,0 +1,239 @@
+"""Items in, unit vectors out: preprocessing in a few threads, batches through one tower, results in order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from itertools import islice
+from os import PathLike
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbind.artifact import TowerEntry
+from slimbind.errors import EngineError, ItemsError, MediaError, SlimbindError, UsageError
+from slimbind.media.spec import TextSpec
+from slimbind.runtime.batches import Array, Batch, batches, join_views, views_of
+from slimbind.runtime.engine import INPUT, Session
+
+if TYPE_CHECKING:
+    from slimbind.media import Preprocessor
+
+TEXT_BATCH = 32
+BATCH = 8
+# Texts are gathered over several batches, so that each can hold like lengths.
+_TEXT_WINDOW = 4
+# Prepared items that wait for the tower hold at most about this much. A video of 15 views is 9 MB.
+_WAITING_BYTES = 128 << 20
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The outcome for one item: its position, and either its unit vector ``[dim]`` float32 or the reason why not."""
+
+    index: int
+    vector: NDArray[np.float32] | None
+    error: SlimbindError | None = None
+
+
+@dataclass
+class Timings:
+    """Seconds spent since the encoder was made: ``pre`` (summed over threads), ``forward``, ``post``."""
+
+    pre: float = 0.0
+    forward: float = 0.0
+    post: float = 0.0
+    items: int = 0
+    views: int = 0
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    def add(self, **amounts: float) -> None:
+        """Add to the fields named."""
+        with self._lock:
+            for name, amount in amounts.items():
+                setattr(self, name, getattr(self, name) + amount)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """An item after preprocessing, or the reason why there is nothing."""
+
+    index: int
+    array: Array | None
+    error: SlimbindError | None = None
+
+
+class Encoder:
+    """A tower with its preprocessing. Made by ``Model.encoder``; the tower is opened when the first item is there.
+
+    Attributes: ``modality``; ``id``, which changes when and only when the vectors may; ``dim``; ``timings``.
+    """
+
+    def __init__(
+        self,
+        modality: str,
+        entry: TowerEntry,
+        dim: int,
+        *,
+        lease: Callable[[], AbstractContextManager[Session]],
+        preprocessor: Callable[[], Preprocessor],
+        threads: int,
+    ) -> None:
+        self.modality = modality
+        self.id = entry.encoder_id
+        self.dim = dim
+        self.timings = Timings()
+        self._spec = entry.preprocess
+        self._lease = lease
+        self._preprocessor = preprocessor
+        self._workers = max(1, min(4, threads))
+
+    def embed(self, items: Iterable[Any], *, batch_size: int | None = None) -> NDArray[np.float32]:
+        """Embed all items; ``[n, dim]`` float32 unit vectors in their order.
+
+        Raises:
+            ItemsError: some items are bad; it carries the vectors of the others.
+            ArtifactCorruptError, EngineError: the tower cannot be opened.
+        """
+        vectors: list[NDArray[np.float32]] = []
+        indices: list[int] = []
+        errors: dict[int, SlimbindError] = {}
+        for done in self.stream(items, batch_size=batch_size):
+            if done.vector is None:
+                errors[done.index] = done.error or EngineError("no vector was made")
+            else:
+                vectors.append(done.vector)
+                indices.append(done.index)
+        joined = np.stack(vectors) if vectors else np.zeros((0, self.dim), dtype=np.float32)
+        if errors:
+            raise ItemsError(errors, vectors=joined, indices=indices)
+        return joined
+
+    def stream(self, items: Iterable[Any], *, batch_size: int | None = None) -> Iterator[Embedded]:
+        """Embed items as they come, lazily and in order, with a bounded look-ahead. A bad item yields its error.
+
+        Args:
+            items: what this modality takes (see ``slimbind.modalities``); an endless iterator is fine.
+            batch_size: most views that go through the tower at once; by default 32 for texts and 8 for all else.
+        """
+        if isinstance(items, str | bytes | PathLike | np.ndarray | dict) or not isinstance(items, Iterable):
+            raise UsageError(
+                f"items is one {type(items).__name__}", hint="give a list of items, if only of one: [item]"
+            )
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+            raise UsageError(f"batch_size is {batch_size!r}", hint="give 1 or more, or leave it out")
+        size = batch_size or (TEXT_BATCH if isinstance(self._spec, TextSpec) else BATCH)
+        return self._stream(items, size)
+
+    def _stream(self, items: Iterable[Any], size: int) -> Iterator[Embedded]:
+        is_text = isinstance(self._spec, TextSpec)
+        self._preprocessor()  # a damaged artifact is the model's error, not every item's
+        prepared = self._prepare_all(items, ahead=2 * size * (_TEXT_WINDOW if is_text else 1))
+        try:
+            while window := list(_window(prepared, size * (_TEXT_WINDOW if is_text else 1))):
+                # The tower is let go before anything is yielded: whoever consumes this may need room for another tower.
+                yield from self._embed_window(window, size)
+        finally:
+            prepared.close()
+
+    def _prepare_all(self, items: Iterable[Any], *, ahead: int) -> Generator[_Prepared, None, None]:
+        source = enumerate(items)
+        pending: deque[Future[_Prepared]] = deque()
+        largest = 0
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix=f"slimbind-{self.modality}")
+        try:
+            while True:
+                # Until the size of an item is known, only as many are begun as there are threads.
+                limit = self._workers if not largest else max(self._workers, min(ahead, _WAITING_BYTES // largest))
+                for index, item in islice(source, max(0, limit - len(pending))):
+                    pending.append(pool.submit(self._prepare, index, item))
+                if not pending:
+                    return
+                done = pending.popleft().result()
+                largest = max(largest, 1 if done.array is None else done.array.nbytes)
+                yield done
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _prepare(self, index: int, item: Any) -> _Prepared:  # noqa: ANN401  (each modality takes its own kinds)
+        started = time.perf_counter()
+        try:
+            return _Prepared(index, self._preprocessor()(item))
+        except SlimbindError as error:
+            return _Prepared(index, None, error)
+        except Exception as error:  # a decoder's surprise must not stop the items after it
+            name = item if isinstance(item, str | PathLike) and self.modality != "text" else f"item {index}"
+            return _Prepared(index, None, MediaError(str(name), f"{type(error).__name__}: {error}"))
+        finally:
+            self.timings.add(pre=time.perf_counter() - started)
+
+    def _embed_window(self, window: list[_Prepared], size: int) -> list[Embedded]:
+        errors = {item.index: item.error for item in window if item.error is not None}
+        found: dict[int, list[NDArray[np.float32]]] = {}
+        good = [(item.index, item.array) for item in window if item.array is not None]
+        if good:
+            with self._lease() as session:
+                started = time.perf_counter()
+                rows = 0
+                for batch in self._batches(good, session.rank, size, errors):
+                    rows += len(batch.owners)
+                    for position, vector in self._run(session, batch, errors):
+                        found.setdefault(position, []).append(vector)
+                self.timings.add(forward=time.perf_counter() - started, views=rows)
+        started = time.perf_counter()
+        results = [self._finish(item.index, found, errors) for item in window]
+        self.timings.add(post=time.perf_counter() - started, items=len(window))
+        return results
+
+    def _batches(
+        self, good: list[tuple[int, Array]], rank: int, size: int, errors: dict[int, SlimbindError]
+    ) -> Iterator[Batch]:
+        text = self._spec if isinstance(self._spec, TextSpec) else None
+        fitting = []
+        for index, array in good:
+            try:
+                fitting.append((index, views_of(array, rank=rank, is_text=text is not None)))
+            except EngineError as error:
+                errors[index] = error
+        yield from batches(
+            fitting, size=size, pad_id=text.pad_id if text else None, context=text.context if text else 0
+        )
+
+    def _run(
+        self, session: Session, batch: Batch, errors: dict[int, SlimbindError]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        try:
+            yield from zip(batch.owners, session.run({INPUT: batch.array}), strict=True)
+        except EngineError as error:
+            if len(batch.owners) == 1:
+                errors[batch.owners[0]] = error
+                return
+            # One row may have brought down the others: each gets its own chance.
+            for row, owner in enumerate(batch.owners):
+                yield from self._run(session, Batch(batch.array[row : row + 1], (owner,)), errors)
+
+    def _finish(
+        self, index: int, found: dict[int, list[NDArray[np.float32]]], errors: dict[int, SlimbindError]
+    ) -> Embedded:
+        if index in errors:
+            return Embedded(index, None, errors[index])
+        try:
+            return Embedded(index, join_views(found[index]))
+        except EngineError as error:
+            return Embedded(index, None, error)
+
+
+def _window(prepared: Iterator[_Prepared], most: int) -> Iterator[_Prepared]:
+    """The next items that are embedded together: at most ``most``, and not more than fit the waiting room."""
+    held = 0
+    for item in islice(prepared, most):
+        yield item
+        held += 0 if item.array is None else item.array.nbytes
+        if held >= _WAITING_BYTES:
+            return

@@ -1,0 +1,94 @@
+"""What the process holds in memory, and how to give it back. Linux and glibc know how; elsewhere these do nothing.
+
+Two things keep memory after it has been freed, or double it while in use:
+
+- Engines repack weights into a layout of their own. The file they were read from stays mapped and its pages, read once,
+  stay resident: twice the weights. ``drop_file_pages`` lets go of those pages; they are clean, so nothing is lost, and
+  the few that are still needed (an embedding table) come back from the page cache by themselves.
+- glibc keeps freed memory in its arenas. ``trim_heap`` hands it back to the system.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from functools import cache
+from pathlib import Path
+
+_MADV_DONTNEED = 4
+_PAGE_KIB = 1024
+
+
+def resident_bytes() -> int | None:
+    """Memory the process holds, file-mapped pages included (RSS), in bytes; None where it cannot be read."""
+    try:
+        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("Rss:"):
+                    return int(line.split()[1]) * _PAGE_KIB
+    except OSError:
+        pass
+    return None
+
+
+def trim_heap() -> None:
+    """Give memory that was freed back to the system."""
+    gc.collect()
+    libc = _libc()
+    if libc is not None and hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def drop_file_pages(folder: Path) -> int:
+    """Let go of the resident pages of files mapped from ``folder``, which must not be written to while mapped.
+
+    Only shared or never written private mappings of files are touched: dropping their pages cannot change what the
+    process reads. Returns the bytes of address space that were let go of (0 where the system cannot do it).
+    """
+    libc = _libc()
+    if libc is None or not hasattr(libc, "madvise"):
+        return 0
+    prefix = f"{folder.resolve()}/"
+    dropped = 0
+    for start, end, access, path in _mappings():
+        # "w" in a private mapping could hold changed pages; dropping those would lose the changes.
+        if path.startswith(prefix) and "w" not in access:
+            if libc.madvise(start, end - start, _MADV_DONTNEED) == 0:
+                dropped += end - start
+    return dropped
+
+
+def mapped_files(folder: Path) -> set[str]:
+    """Paths of the files below ``folder`` that this process has mapped."""
+    prefix = f"{folder.resolve()}/"
+    return {path for _, _, _, path in _mappings() if path.startswith(prefix)}
+
+
+def _mappings() -> list[tuple[int, int, str, str]]:
+    """(start, end, access, path) of every mapping of a file."""
+    found = []
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                fields = line.rstrip("\n").split(maxsplit=5)
+                if len(fields) == 6 and fields[5].startswith("/"):
+                    start, _, end = fields[0].partition("-")
+                    found.append((int(start, 16), int(end, 16), fields[1], fields[5]))
+    except OSError:
+        return []
+    return found
+
+
+@cache
+def _libc() -> ctypes.CDLL | None:
+    if sys.platform != "linux":
+        return None
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+    except OSError:
+        return None
+    if hasattr(libc, "madvise"):
+        libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        libc.madvise.restype = ctypes.c_int
+    return libc

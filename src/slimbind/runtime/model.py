@@ -1,0 +1,231 @@
+"""A model whose towers open one by one, on first use: what ``slimbind.load`` gives."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbind.artifact import Artifact
+from slimbind.errors import UsageError
+from slimbind.modalities import check_modality
+from slimbind.runtime.encoder import Embedded, Encoder
+from slimbind.runtime.engine import Options, Session, engine
+from slimbind.runtime.pool import LoadedTower, TowerPool
+from slimbind.runtime.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from slimbind.media import Preprocessor
+    from slimbind.media.limits import Limits
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def load(
+    source: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    memory_budget: int | str | None = None,
+    idle_ttl: float | None = None,
+    preload: Iterable[str] = (),
+    limits: Limits | None = None,
+    verify: bool = True,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Open a model. Only its manifest is read; a tower is opened when its modality is first used.
+
+    Args:
+        source: ``mini`` (comes with slimbind), a folder, ``hf://org/repo[@revision]``, or ``https://...``.
+        threads: threads of a forward pass; by default ``SLIMBIND_THREADS``, else the CPUs this process may use.
+        memory_budget: most bytes of weights open at once, as a number or like ``"2GB"`` (10^9) or ``"2GiB"`` (2^30).
+            The tower used least recently is closed to make room.
+        idle_ttl: close a tower that nobody has used for so many seconds.
+        preload: modalities to open at once instead of on first use.
+        limits: what one item may cost at most (bytes, pixels, seconds, frames, characters).
+        verify: compare a tower's files with their sha256 before it is opened for the first time.
+        cache_dir: let the engine keep compiled models there: opening is faster, at the price of disk space.
+
+    Raises:
+        HubError, ArtifactError: there is no such model, or it is damaged or too new.
+        UsageError: an argument has a value that is not allowed.
+    """
+    from slimbind.hub import resolve
+
+    return Model(
+        Artifact.open(resolve(os.fspath(source))),
+        threads=threads,
+        memory_budget=memory_budget,
+        idle_ttl=idle_ttl,
+        preload=preload,
+        limits=limits,
+        verify=verify,
+        cache_dir=cache_dir,
+    )
+
+
+class Model:
+    """An artifact in use. Safe to share between threads; ``with slimbind.load(...) as model`` closes it at the end.
+
+    See ``load`` for the arguments.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        *,
+        threads: int | None = None,
+        memory_budget: int | str | None = None,
+        idle_ttl: float | None = None,
+        preload: Iterable[str] = (),
+        limits: Limits | None = None,
+        verify: bool = True,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.artifact = artifact
+        if idle_ttl is not None and not idle_ttl > 0:
+            raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
+        self._options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
+        self._limits = limits
+        self._unverified = set(artifact.modalities) if verify else set()
+        self._pool = TowerPool(
+            self._open,
+            {name: artifact.tower(name).bytes for name in artifact.modalities},
+            budget=None if memory_budget is None else parse_bytes(memory_budget),
+            idle_ttl=idle_ttl,
+        )
+        self._encoders: dict[str, Encoder] = {}
+        self._preprocessors: dict[str, Preprocessor] = {}
+        self._lock = Lock()
+        self._verifying = {name: Lock() for name in artifact.modalities}
+        for modality in (preload,) if isinstance(preload, str) else tuple(preload):
+            self._check(modality)
+            with self._pool.lease(modality):
+                pass
+
+    @property
+    def id(self) -> str:
+        """The model's name."""
+        return self.artifact.manifest.model.id
+
+    @property
+    def dim(self) -> int:
+        """Length of its embeddings."""
+        return self.artifact.manifest.embedding_dim
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities it can embed."""
+        return self.artifact.modalities
+
+    @property
+    def loaded(self) -> dict[str, LoadedTower]:
+        """The towers that are open now, and what they cost."""
+        return self._pool.loaded
+
+    def embed(self, items: Iterable[Any], modality: str, *, batch_size: int | None = None) -> NDArray[np.float32]:
+        """Embed items of one modality: ``[n, dim]`` float32 unit vectors in their order. See ``Encoder.embed``.
+
+        Raises:
+            ItemsError: some items are bad; it carries the vectors of the others.
+            UsageError: the model does not have this modality.
+            ArtifactCorruptError, EngineError: the tower cannot be opened.
+        """
+        return self.encoder(modality).embed(items, batch_size=batch_size)
+
+    def stream(self, items: Iterable[Any], modality: str, *, batch_size: int | None = None) -> Iterator[Embedded]:
+        """Embed items lazily and in order; a bad one yields its error. See ``Encoder.stream``."""
+        return self.encoder(modality).stream(items, batch_size=batch_size)
+
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of one modality. Making it opens nothing."""
+        self._check(modality)
+        with self._lock:
+            if modality not in self._encoders:
+                self._encoders[modality] = Encoder(
+                    modality,
+                    self.artifact.tower(modality),
+                    self.dim,
+                    lease=lambda: self._pool.lease(modality),
+                    preprocessor=lambda: self._preprocessor(modality),
+                    threads=self._options.threads,
+                )
+            return self._encoders[modality]
+
+    def unload(self, modality: str | None = None) -> None:
+        """Close one tower, or all, and give the memory back. They open again when they are next used."""
+        if modality is not None:
+            self._check(modality)
+        self._pool.unload(modality)
+        with self._lock:
+            for name in [modality] if modality else list(self._preprocessors):
+                self._preprocessors.pop(name, None)
+
+    def close(self) -> None:
+        """Close all towers for good."""
+        self._pool.close()
+        with self._lock:
+            self._preprocessors.clear()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<slimbind.Model {self.id}: {', '.join(self.modalities)}; open: {', '.join(self.loaded) or 'none'}>"
+
+    def _check(self, modality: str) -> None:
+        check_modality(modality)
+        self.artifact.tower(modality)
+
+    def _open(self, modality: str) -> Session:
+        self._verify(modality)
+        entry = self.artifact.tower(modality)
+        info = self.artifact.manifest.model
+        return engine(entry.engine).open(self.artifact.folder, entry, self._options, model=info, modality=modality)
+
+    def _verify(self, modality: str) -> None:
+        with self._verifying[modality]:
+            if modality in self._unverified:
+                self.artifact.verify(modality)
+                self._unverified.discard(modality)
+
+    def _preprocessor(self, modality: str) -> Preprocessor:
+        from slimbind.media import preprocessor
+
+        self._verify(modality)
+        with self._lock:
+            if modality not in self._preprocessors:
+                self._preprocessors[modality] = preprocessor(
+                    self.artifact.tower(modality).preprocess,
+                    folder=self.artifact.folder / modality,
+                    limits=self._limits,
+                )
+            return self._preprocessors[modality]
+
+
+def parse_bytes(size: int | str) -> int:
+    """A number of bytes, or text like ``"2GB"``, ``"512 MiB"``, ``"1.5GB"``.
+
+    Raises:
+        UsageError: it is neither, or not above 0.
+    """
+    mend = 'give bytes, or text like "2GB" (10^9 bytes each) or "2GiB" (2^30)'
+    if isinstance(size, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+        if match is None or match[2].upper() not in _UNITS:
+            raise UsageError(f"the memory size is {size!r}", hint=mend)
+        size = int(float(match[1]) * _UNITS[match[2].upper()])
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError(f"the memory size is {size!r}", hint=mend)
+    return size

@@ -1,0 +1,104 @@
+"""OpenVINO: the default engine. Compiled once per tower; weights are mapped, repacked, and held once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from slimbind.artifact import ModelInfo, TowerEntry
+from slimbind.errors import EngineError
+from slimbind.runtime import quiet
+from slimbind.runtime.engine import INPUT, Options, single_file
+from slimbind.runtime.memory import drop_file_pages
+
+# How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
+# AVX512-BF16 or AMX, f16 on ARM; f32 where there is none.
+_PRECISION = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
+_QUANTIZED_PRECISION = "bf16"  # the layers that stay in floating point beside int8 ones
+
+
+class OpenVinoSession:
+    """A compiled tower with one inference request: there is one stream, a second one would only wait and hold memory."""
+
+    def __init__(self, compiled: Any, folder: Path) -> None:  # noqa: ANN401  (openvino has no types)
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._folder = folder
+        self._lock = Lock()
+        self._shapes: set[tuple[int, ...]] = set()
+        self._unsettled = True
+        self.rank: int = len(compiled.input(0).get_partial_shape())
+
+    def run(self, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
+        """See ``Session.run``."""
+        batch = inputs[INPUT]
+        with self._lock:
+            try:
+                found = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)[0]
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise EngineError(
+                    f"OpenVINO failed on an input of shape {list(batch.shape)}: {_first_line(error)}"
+                ) from error
+            # The output lives in the request and is written over by the next run.
+            vectors = np.array(found, dtype=np.float32)
+            if batch.shape not in self._shapes:
+                self._shapes.add(batch.shape)
+                self._unsettled = True
+        return vectors
+
+    def settle(self) -> None:
+        """Free activations, and the file's pages: weights are repacked when a new input shape is first seen."""
+        with self._lock:
+            if self._unsettled:
+                self._unsettled = False
+                self._compiled.release_memory()
+                drop_file_pages(self._folder)
+
+    def close(self) -> None:
+        """See ``Session.close``."""
+        with self._lock:
+            del self._request, self._compiled
+
+
+class OpenVino:
+    """Opens ``tower.xml`` + ``tower.bin``."""
+
+    def open(
+        self, folder: Path, entry: TowerEntry, options: Options, *, model: ModelInfo, modality: str
+    ) -> OpenVinoSession:
+        """See ``Engine.open``."""
+        path = single_file(folder, entry, ".xml")
+        ov = quiet.openvino()
+        settings: dict[str, Any] = {
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Pinning takes a process that shares its CPUs with others hostage to the busiest of them.
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_NUM_THREADS": options.threads,
+            "INFERENCE_PRECISION_HINT": _PRECISION.get(entry.scheme, _QUANTIZED_PRECISION),
+        }
+        if options.cache_dir is not None:
+            settings["CACHE_DIR"] = str(options.cache_dir)
+        if entry.scheme.startswith("int8") and "group_size" in entry.config:
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(entry.config["group_size"])
+        try:
+            core = ov.Core()
+            core.set_property({"ENABLE_MMAP": True})
+            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise EngineError(
+                f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
+            ) from error
+        return OpenVinoSession(compiled, path.parent)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+ENGINE = OpenVino()

@@ -1,0 +1,232 @@
+"""Which towers are open: opened once on first use, closed when idle, when room is needed, or when asked to."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from slimbind.errors import UsageError
+from slimbind.runtime.engine import Session
+from slimbind.runtime.memory import resident_bytes, trim_heap
+
+
+@dataclass(frozen=True)
+class LoadedTower:
+    """One open tower, as ``Model.loaded`` shows it.
+
+    Attributes:
+        bytes: its weights on disk; what it counts for in the memory budget.
+        resident: by how much the process grew when it was opened, in bytes; None where that cannot be measured. What
+            else happened in the process meanwhile is in it too, and so is the engine itself for the first tower.
+        seconds: how long opening took.
+        idle: seconds since it was last used; 0 while in use.
+    """
+
+    bytes: int
+    resident: int | None
+    seconds: float
+    idle: float
+
+
+@dataclass
+class _Slot:
+    session: Session | None = None  # None while it is being opened
+    users: int = 0
+    last_used: float = 0.0
+    resident: int | None = None
+    seconds: float = 0.0
+
+
+class TowerPool:
+    """Open sessions by modality, shared by all threads.
+
+    Args:
+        opener: opens one tower; called by one thread at a time per modality.
+        sizes: bytes of each tower's weights.
+        budget: most bytes of weights open at once; the tower that was used least recently is closed first.
+        idle_ttl: seconds after which a tower that nobody uses is closed.
+    """
+
+    def __init__(
+        self,
+        opener: Callable[[str], Session],
+        sizes: Mapping[str, int],
+        *,
+        budget: int | None = None,
+        idle_ttl: float | None = None,
+    ) -> None:
+        self._opener = opener
+        self._sizes = sizes
+        self._budget = budget
+        self._idle_ttl = idle_ttl
+        self._slots: dict[str, _Slot] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._reaper: threading.Thread | None = None
+
+    @property
+    def loaded(self) -> dict[str, LoadedTower]:
+        """The open towers."""
+        with self._changed:
+            now = time.monotonic()
+            return {
+                name: LoadedTower(
+                    bytes=self._sizes[name],
+                    resident=slot.resident,
+                    seconds=slot.seconds,
+                    idle=0.0 if slot.users else now - slot.last_used,
+                )
+                for name, slot in self._slots.items()
+                if slot.session is not None
+            }
+
+    @contextmanager
+    def lease(self, modality: str) -> Iterator[Session]:
+        """Use a tower; it is opened first if need be, and not closed before the block ends.
+
+        Waits while every tower that would have to make room is in use, so hold it for a forward pass and no longer.
+
+        Raises:
+            UsageError: it is larger than the whole budget, or the pool was closed.
+        """
+        slot = self._take(modality)
+        session = self._open(modality, slot) if slot.session is None else slot.session
+        try:
+            yield session
+        finally:
+            try:
+                session.settle()
+            finally:
+                with self._changed:
+                    slot.users -= 1
+                    slot.last_used = time.monotonic()
+                    self._changed.notify_all()
+
+    def unload(self, modality: str | None = None) -> None:
+        """Close one tower, or all, as soon as nobody uses them, and give their memory back."""
+        closed = False
+        with self._changed:
+            for name in [modality] if modality else list(self._slots):
+                while (slot := self._slots.get(name)) and (slot.users or slot.session is None):
+                    self._changed.wait()
+                closed |= self._close_slot(name)
+        if closed:
+            trim_heap()
+
+    def close(self) -> None:
+        """Close all towers for good."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self.unload()
+
+    def _take(self, modality: str) -> _Slot:
+        """A slot with one user more; its session is None when it is up to the caller to open it."""
+        size = self._sizes[modality]
+        if self._budget is not None and size > self._budget:
+            raise UsageError(
+                f"the {modality} tower has {size} bytes of weights; the memory budget is {self._budget}",
+                hint="raise memory_budget, or use a smaller model",
+            )
+        freed = False
+        try:
+            with self._changed:
+                while True:
+                    if self._closed:
+                        raise UsageError("the model is closed", hint="load it again")
+                    slot = self._slots.get(modality)
+                    if slot is not None and slot.session is not None:
+                        slot.users += 1
+                        return slot
+                    if slot is None:
+                        fits, closed = self._make_room(size)
+                        freed |= closed
+                        if fits:
+                            self._slots[modality] = slot = _Slot(users=1)
+                            return slot
+                    self._changed.wait()
+        finally:
+            if freed:
+                trim_heap()
+
+    def _open(self, modality: str, slot: _Slot) -> Session:
+        before, started = resident_bytes(), time.monotonic()
+        try:
+            session = self._opener(modality)
+        except BaseException:
+            with self._changed:
+                del self._slots[modality]
+                self._changed.notify_all()
+            raise
+        after = resident_bytes()
+        with self._changed:
+            slot.seconds = time.monotonic() - started
+            slot.resident = None if before is None or after is None else max(0, after - before)
+            slot.last_used = time.monotonic()
+            slot.session = session
+            if self._idle_ttl is not None and self._reaper is None:
+                self._reaper = threading.Thread(
+                    target=_reap, args=(weakref.ref(self), self._changed), name="slimbind-idle", daemon=True
+                )
+                self._reaper.start()
+            self._changed.notify_all()
+        return session
+
+    def _make_room(self, size: int) -> tuple[bool, bool]:
+        """Close what was used least recently until ``size`` fits; (does it fit now, was anything closed)."""
+        if self._budget is None:
+            return True, False
+        open_bytes = sum(self._sizes[name] for name in self._slots)
+        idle = sorted(
+            (name for name, slot in self._slots.items() if slot.session is not None and not slot.users),
+            key=lambda name: self._slots[name].last_used,
+        )
+        if open_bytes - sum(self._sizes[name] for name in idle) + size > self._budget:
+            return False, False  # even all idle ones would not do: wait for those in use, close nothing for nothing
+        closed = False
+        for name in idle:
+            if open_bytes + size <= self._budget:
+                break
+            open_bytes -= self._sizes[name]
+            closed |= self._close_slot(name)
+        return True, closed
+
+    def _close_slot(self, name: str) -> bool:
+        slot = self._slots.pop(name, None)
+        if slot is None or slot.session is None:
+            return False
+        slot.session.close()
+        slot.session = None
+        self._changed.notify_all()
+        return True
+
+    def _close_idle(self) -> float | None:
+        """Close what has been idle for too long; seconds until the next one may be, None when the pool is closed."""
+        closed = False
+        with self._changed:
+            if self._closed or self._idle_ttl is None:
+                return None
+            now = time.monotonic()
+            for name, slot in list(self._slots.items()):
+                if slot.session is not None and not slot.users and now - slot.last_used >= self._idle_ttl:
+                    closed |= self._close_slot(name)
+            ends = [slot.last_used + self._idle_ttl for slot in self._slots.values() if not slot.users]
+        if closed:
+            trim_heap()
+        return max(0.01, min(ends, default=now + self._idle_ttl) - now)
+
+
+def _reap(pool: weakref.ref[TowerPool], changed: threading.Condition) -> None:
+    """Close idle towers until the pool is closed or forgotten (hence the weak reference)."""
+    while True:
+        alive = pool()
+        wait = alive._close_idle() if alive is not None else None
+        del alive
+        if wait is None:
+            return
+        with changed:
+            changed.wait(wait)
