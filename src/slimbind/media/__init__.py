@@ -32,7 +32,9 @@ class Preprocessor(Protocol):
 
     limits: Limits
 
-    def __call__(self, item: object) -> NDArray[Any]: ...
+    def __call__(self, item: object) -> NDArray[Any]:
+        """Turn one item into the array its tower receives."""
+        ...
 
 
 def preprocessor(

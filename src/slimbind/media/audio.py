@@ -53,6 +53,7 @@ class AudioPreprocessor:
         self._bank = MelBank(spec.sample_rate, spec.mel_bins)
 
     def __call__(self, item: object) -> Wave:
+        """One item to its distinct clips ``[clips, 1, mel_bins, frames]``; see the class."""
         return self.clips(item, collapse=True)
 
     def clips(self, item: object, *, collapse: bool = False) -> Wave:
@@ -122,9 +123,7 @@ def clip_ranges(duration: float, spec: AudioSpec) -> list[tuple[int, int]]:
 
 def _check(name: str, length: int, rate: int, limits: Limits) -> None:
     if not _RATES[0] <= rate <= _RATES[1]:
-        raise MediaError(
-            name, f"has a sampling rate of {rate} Hz", hint=f"{_RATES[0]} to {_RATES[1]} Hz are supported"
-        )
+        raise MediaError(name, f"has a sampling rate of {rate} Hz", hint=f"{_RATES[0]} to {_RATES[1]} Hz are supported")
     if length <= 0:
         raise MediaError(name, "holds no sound (0 samples)", hint="the recording is empty or was cut")
     if length / rate > limits.max_seconds:

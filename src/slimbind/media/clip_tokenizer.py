@@ -27,7 +27,13 @@ def clip_tokenizer_json() -> str:
     packed = files("slimbind.media").joinpath("data/clip_merges.txt.gz").read_bytes()
     merges = [line.split(" ") for line in gzip.decompress(packed).decode("utf-8").splitlines()]
     letters = _byte_letters()
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *("".join(pair) for pair in merges), START, END]
+    tokens = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        *("".join(pair) for pair in merges),
+        START,
+        END,
+    ]
     ids = {token: index for index, token in enumerate(tokens)}
     return json.dumps(_tokenizer(ids, merges), ensure_ascii=False, separators=(",", ":"))
 
@@ -78,6 +84,10 @@ def _special(token: str) -> dict[str, Any]:
 
 def _byte_letters() -> list[str]:
     """One printable character per byte, in the order of GPT-2's table: printable bytes first, then the others."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     others = sorted(set(range(256)) - set(printable))
     return [chr(byte) for byte in printable] + [chr(256 + index) for index in range(len(others))]

@@ -58,16 +58,18 @@ class ImagePreprocessor:
     def __init__(self, spec: ImageSpec, limits: Limits) -> None:
         if spec.size > spec.resize:
             raise UsageError(
-                f"cannot crop {spec.size} pixels out of {spec.resize}", hint="an ImageSpec needs size <= resize"
+                f"cannot crop {spec.size} pixels out of {spec.resize}",
+                hint="an ImageSpec needs size <= resize",
             )
         self.spec = spec
         self.limits = limits
         levels = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = np.float32(spec.mean), np.float32(spec.std)
+        mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
         # One look-up instead of three passes of arithmetic, and the same rounding as the reference.
         self._levels = np.ascontiguousarray((levels[None] - mean[:, None]) / std[:, None])
 
     def __call__(self, item: object) -> NDArray[np.float32]:
+        """One item to ``[1, 3, size, size]``, a video to ``[views, 3, frames, size, size]``; see the class."""
         if isinstance(item, Image.Image):
             check_pixels(describe(item), *item.size, self.limits)
             return self.still(item, describe(item))
@@ -194,7 +196,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         )
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        if layer.getextrema()[3][0] == 255:
+        if layer.getchannel("A").getextrema()[0] == 255:
             return layer.convert("RGB")
         flat = Image.new("RGBA", layer.size, "white")
         flat.alpha_composite(layer)
@@ -219,7 +221,9 @@ def _from_array(array: NDArray[Any], limits: Limits) -> Image.Image:
         low, high = float(plane.min()), float(plane.max())
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise MediaError(
-                name, f"float pixels run from {low} to {high}", hint="scale them to 0..1, or pass uint8 0..255"
+                name,
+                f"float pixels run from {low} to {high}",
+                hint="scale them to 0..1, or pass uint8 0..255",
             )
         plane = np.rint(plane * 255).astype(np.uint8)
     elif plane.dtype != np.uint8:

@@ -8,6 +8,8 @@ they have to stay. Method: Kaldi's ``compute-fbank-feats`` with ``--htk-compat -
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -35,7 +37,7 @@ class MelBank:
         self._bands = _triangles(sample_rate, bins, self._points)
 
     def __call__(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Spectrogram ``[bins, frames]`` of one waveform ``[n]`` in -1..1; whole windows only, 0 frames if too short."""
+        """Spectrogram ``[bins, frames]`` of a waveform ``[n]`` in -1..1: whole windows only, maybe none."""
         if len(wave) < self.window_length:
             return np.empty((len(self._bands), 0), np.float32)
         view = np.lib.stride_tricks.sliding_window_view(wave, self.window_length)[:: self.shift]
@@ -47,8 +49,9 @@ class MelBank:
         emphasised *= self._window
         spectrum = np.fft.rfft(emphasised, self._points, axis=1)
         power = (np.square(spectrum.real) + np.square(spectrum.imag)).astype(np.float32, copy=False)
-        energies = self._bands @ power.T
-        return np.log(np.maximum(energies, _FLOOR, out=energies), out=energies)
+        energies: NDArray[np.float32] = self._bands @ power.T
+        np.maximum(energies, _FLOOR, out=energies)
+        return np.log(energies, out=energies)
 
 
 def _triangles(sample_rate: int, bins: int, points: int) -> NDArray[np.float32]:
@@ -61,5 +64,5 @@ def _triangles(sample_rate: int, bins: int, points: int) -> NDArray[np.float32]:
     return np.pad(weights, ((0, 0), (0, 1))).astype(np.float32)
 
 
-def _mel(hertz: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+def _mel(hertz: NDArray[np.floating[Any]] | np.float64) -> NDArray[np.float64]:
     return np.asarray(1127.0 * np.log1p(hertz / 700.0))

@@ -136,9 +136,7 @@ def _check_size(name: str, size: int, limits: Limits) -> None:
     if size == 0:
         raise MediaError(name, "is empty (0 bytes)", hint="the file was probably cut while it was copied")
     if size > limits.max_bytes:
-        raise LimitError(
-            name, f"has {size} bytes; the limit is {limits.max_bytes}", hint="raise Limits(max_bytes=...)"
-        )
+        raise LimitError(name, f"has {size} bytes; the limit is {limits.max_bytes}", hint="raise Limits(max_bytes=...)")
 
 
 @contextmanager

@@ -66,12 +66,18 @@ class AudioSpec(_Spec):
 
 
 class DepthSpec(_Spec):
-    """Depth to disparity, clamped to ``minimum..maximum`` and divided by ``maximum``; ``[1, 1, size, size]``."""
+    """Depth to disparity, clamped to ``minimum..maximum`` and divided by ``maximum``; ``[1, 1, size, size]``.
+
+    ``baseline`` (metres) and ``focal`` (pixels) are those of the camera assumed where an item does not bring its own:
+    a Kinect v1.
+    """
 
     kind: Literal["disparity"] = "disparity"
     size: int = Field(224, ge=1)
-    minimum: float = 0.01
-    maximum: float = 75.0
+    minimum: float = Field(0.01, gt=0)
+    maximum: float = Field(75.0, gt=0)
+    baseline: float = Field(0.075, gt=0)
+    focal: float = Field(518.86, gt=0)
 
 
 class ThermalSpec(_Spec):

@@ -59,6 +59,7 @@ class TextPreprocessor:
         self._tokenizer.no_truncation()
 
     def __call__(self, item: object) -> NDArray[np.int32]:
+        """One item to token ids ``[length]``; see the class."""
         text = self._text(item)
         if len(text) > self.limits.max_characters:
             raise LimitError(
@@ -81,7 +82,9 @@ class TextPreprocessor:
             return item
         if not is_file_like(item):
             raise MediaError(
-                describe(item), f"a {type(item).__name__} is no text", hint="give a str, or a path to a UTF-8 file"
+                describe(item),
+                f"a {type(item).__name__} is no text",
+                hint="give a str, or a path to a UTF-8 file",
             )
         with open_source(item, self.limits) as source:
             # Four bytes are the most a character takes: a longer file is too long without being read.
@@ -107,7 +110,7 @@ def clean(text: str) -> str:
     import ftfy
 
     mended = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return _SPACE.sub(" ", mended.strip()).strip().lower()
+    return _SPACE.sub(" ", mended).strip().lower()
 
 
 def _tokenizer_json(spec: TextSpec, folder: Path | None) -> str:
@@ -117,7 +120,8 @@ def _tokenizer_json(spec: TextSpec, folder: Path | None) -> str:
 
             return clip_tokenizer_json()
         raise ArtifactError(
-            f"a {spec.kind} tokenizer needs the artifact's folder", hint="open it with slimbind.load(artifact)"
+            f"a {spec.kind} tokenizer needs the artifact's folder",
+            hint="open it with slimbind.load(artifact)",
         )
     path = Path(folder) / spec.tokenizer
     try:
