@@ -1,8 +1,8 @@
 """What all tests share: a tiny but real artifact, which knows three colours, two pitches, and the words for them.
 
-Its towers are OpenVINO graphs made here. Embeddings have 8 dimensions: red, green, blue, low, high, other, (unused), something. A picture is its mean colour, a
-sound whether its energy lies low or high, a text the sum of its words. So "red" finds what is red, and by how much can
-be said in advance.
+Its towers are OpenVINO graphs made here. Embeddings have 8 dimensions: red, green, blue, low, high, other, (unused),
+something. A picture is its mean colour, a sound whether its energy lies low or high, a text the sum of its words. So
+"red" finds what is red, and by how much can be said in advance.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _BIAS = 0.05
 
 def write_toy(folder: Path, *, modalities: tuple[str, ...] = ("vision", "text", "audio"), scheme: str = "f32") -> Path:
     """Write the artifact; another ``scheme`` gives the same vectors under other encoder ids."""
-    import openvino as ov
+    from slimbind.runtime import quiet
 
+    ov = quiet.openvino()
     info = ModelInfo(id="toy", family="mini", license="CC0-1.0", source="tests/conftest.py")
     make = {"vision": _vision, "text": _text, "audio": _audio}
     spec = {

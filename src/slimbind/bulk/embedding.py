@@ -4,54 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from slimbind.bulk.items import Item, Row
-from slimbind.errors import EngineError, SlimbindError
+
+if TYPE_CHECKING:
+    from slimbind.runtime.model import Model
 
 
-class Embedded(Protocol):
-    """What ``Model.stream`` says about one item."""
-
-    @property
-    def index(self) -> int:
-        """Its position."""
-
-    @property
-    def vector(self) -> NDArray[np.float32] | None:
-        """Unit vector ``[dim]``."""
-
-    @property
-    def error(self) -> SlimbindError | None:
-        """Why there is none."""
+_WINDOW = 256  # items read ahead; many, so that each modality of a mixed folder still fills its batches
 
 
-class Streams(Protocol):
-    """The part of a model that a bulk job needs."""
-
-    def stream(self, items: Iterable[object], modality: str, *, batch_size: int = ...) -> Iterable[Embedded]:
-        """Embed lazily, in order."""
-
-
-def embed_items(model: Streams, items: Iterable[Item], *, batch_size: int = 32) -> Iterator[Row]:
+def embed_items(model: Model, items: Iterable[Item], *, batch_size: int | None = None) -> Iterator[Row]:
     """Embed items of any modalities; yields one row per item, in order.
 
-    Reads a window of 8 batches ahead and holds no more than that, so mixed folders are batched well and a million
-    files need no more memory than a thousand.
+    Holds 256 items (and what the encoder looks ahead) at a time, so a million files need no more memory than a
+    thousand.
 
     Args:
-        model: a ``slimbind.Model``.
+        model: what embeds; only the towers of modalities that occur are opened.
         items: what to embed; bad items pass through as failed rows.
-        batch_size: items per forward pass.
+        batch_size: most items per forward pass (default: the encoder's).
 
     Raises:
         EngineError: a tower cannot be opened (a bad item is a row with an error instead).
     """
     source = iter(items)
-    while window := list(islice(source, 8 * batch_size)):
+    while window := list(islice(source, _WINDOW)):
         rows: dict[int, Row] = {
             position: Row(item, error=item.error) for position, item in enumerate(window) if item.error is not None
         }
@@ -60,11 +39,5 @@ def embed_items(model: Streams, items: Iterable[Item], *, batch_size: int = 32) 
             at = [n for n, item in enumerate(window) if item.error is None and item.modality == modality]
             told = model.stream([window[n].source for n in at], modality, batch_size=batch_size)
             for position, one in zip(at, told, strict=True):
-                rows[position] = _row(window[position], one)
+                rows[position] = Row(window[position], one.vector, one.error)
         yield from (rows[position] for position in range(len(window)))
-
-
-def _row(item: Item, one: Embedded) -> Row:
-    if one.vector is not None and not np.isfinite(one.vector).all():
-        return Row(item, error=EngineError("its embedding is not finite", hint="try another engine or precision"))
-    return Row(item, one.vector, one.error)

@@ -6,11 +6,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from slimbind.bulk.embedding import Streams, embed_items
+from slimbind.bulk.embedding import embed_items
 from slimbind.bulk.items import Item, Row
 from slimbind.bulk.reader import Reader
 from slimbind.collection import Entry, FlatIndex
+
+if TYPE_CHECKING:
+    from slimbind.runtime.model import Model
 
 _MAX_UNSAVED = 20_000  # vectors held in memory before they are saved: 80 MB at 1024 dimensions
 
@@ -47,11 +51,11 @@ class _Checkpoints:
 
 def update_index(
     index: FlatIndex,
-    model: Streams,
+    model: Model,
     reader: Reader,
     folders: Sequence[str],
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     refresh: bool = False,
     checkpoint_seconds: float = 30.0,
     on_row: Callable[[Row], None] = lambda row: None,
@@ -68,7 +72,7 @@ def update_index(
         model: a ``slimbind.Model`` that ``index.check`` accepts.
         reader: what to look for.
         folders: absolute paths of folders; the same folder should always be spelled alike.
-        batch_size: files per forward pass.
+        batch_size: most files per forward pass (default: the encoder's).
         refresh: embed everything again.
         checkpoint_seconds: how often to save.
         on_row: called with the result of each file that was embedded, good or bad.

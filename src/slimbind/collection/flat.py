@@ -69,6 +69,11 @@ class FlatIndex:
             lock.release()
             raise
 
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether there is an index, whole or damaged."""
+        return (Path(folder) / store.HEADER).exists()
+
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, writable: bool = False) -> FlatIndex:
         """Open an index; its files are checked by sha256 and the vectors stay on disk, memory-mapped.

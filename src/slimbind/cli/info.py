@@ -1,0 +1,100 @@
+"""``slimbind info``: what is inside a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimbind.cli import console, options
+
+if TYPE_CHECKING:
+    from slimbind.artifact import Artifact
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(envvar="SLIMBIND_MODEL", help="A model's name, or the folder of an artifact.")
+    ] = "mini",
+    as_json: options.Json = False,
+) -> None:
+    """Show a model's towers: engine, precision, size, parameters, preprocessing, fidelity and licence.
+
+    Reads the manifest only; no tower is opened.
+    """
+    from slimbind.artifact import Artifact
+    from slimbind.hub import resolve
+
+    artifact = Artifact.open(resolve(model))
+    if as_json:
+        _print_json(artifact)
+    else:
+        _print_text(artifact)
+
+
+def _print_json(artifact: Artifact) -> None:
+    import json
+
+    told = artifact.manifest.model_dump(mode="json")
+    told["folder"] = str(artifact.folder)
+    for name in artifact.modalities:
+        entry = artifact.tower(name)
+        told["towers"][name] |= {"encoder_id": entry.encoder_id, "bytes": entry.bytes}
+    typer.echo(json.dumps(told, indent=1))
+
+
+def _print_text(artifact: Artifact) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    out = Console(highlight=False, soft_wrap=True)
+    manifest = artifact.manifest
+    facts = {
+        "model": manifest.model.id,
+        "family": manifest.model.family,
+        "folder": str(artifact.folder),
+        "license": manifest.model.license,
+        "source": manifest.model.source,
+        "attribution": manifest.model.attribution,
+        "dimensions": str(manifest.embedding_dim),
+        "made by": manifest.created_by,
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(Text(f"{name:<12}{console.printable(value)}"))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("modality", "engine", "scheme", "size", "parameters", "encoder id"):
+        table.add_column(heading, justify="right" if heading in ("size", "parameters") else "left", no_wrap=True)
+    for name in artifact.modalities:
+        entry = artifact.tower(name)
+        size, count = f"{entry.bytes / 1e6:.1f} MB", f"{entry.parameters:,}"
+        table.add_row(name, entry.engine, entry.scheme, size, count, entry.encoder_id)
+    out.print()
+    out.print(table)
+    for name in artifact.modalities:
+        entry = artifact.tower(name)
+        settings = ", ".join(f"{key} {value}" for key, value in _flat(entry.preprocess.model_dump(mode="json")))
+        out.print()
+        out.print(Text(f"{name}: {settings}"))
+        if entry.fidelity is not None:
+            told = entry.fidelity
+            out.print(
+                Text(
+                    f"{name}: cosine to fp32 {told.cosine_mean:.5f} mean, {told.cosine_min:.5f} least, "
+                    f"over {told.samples} inputs ({told.data})"
+                )
+            )
+
+
+def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Nested settings as ``video.clips``; lists in short form."""
+    found: list[tuple[str, object]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            found.append((prefix + key, "/".join(f"{number:.4g}" for number in value)))
+        elif value is not None:
+            found.append((prefix + key, value))
+    return found

@@ -1,0 +1,66 @@
+"""Options that several commands share, each with its environment variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimbind.errors import UsageError
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="Name, folder, hf://org/repo or https:// address.")
+]
+Modality = Annotated[
+    str,
+    typer.Option(
+        envvar="SLIMBIND_MODALITY", help="auto (by file type) | vision | text | audio | depth | thermal | imu."
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(envvar="SLIMBIND_BATCH_SIZE", min=1, help="Most items in one forward pass.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(envvar="SLIMBIND_THREADS", min=1, help="Threads of the engine (default: the CPUs we may use)."),
+]
+MemoryBudget = Annotated[
+    str | None,
+    typer.Option(envvar="SLIMBIND_MEMORY_BUDGET", help="Close towers to stay below this, for example 500MB or 2GiB."),
+]
+Progress = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", envvar="SLIMBIND_PROGRESS", help="Default: only on a terminal."),
+]
+IndexPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--index", envvar="SLIMBIND_INDEX", help="The index folder (default: slimbind/index in your data folder)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def only_modality(value: str) -> str | None:
+    """The modality named on the command line; None for ``auto``.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    from slimbind.modalities import MODALITIES
+
+    if value == "auto":
+        return None
+    if value not in MODALITIES:
+        raise UsageError.unknown("modality", value, ["auto", *MODALITIES])
+    return value
+
+
+def lasting(source: str) -> str:
+    """A model's name as it can be kept: folders by their absolute path, all else as it is."""
+    import os
+
+    from slimbind.hub.known import find
+
+    return os.path.abspath(source) if find(source) is None and os.path.isdir(source) else source

@@ -1,0 +1,141 @@
+"""``slimbind search``: ask an index with a text, a picture or a sound."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from slimbind.cli import console, options
+
+if TYPE_CHECKING:
+    from slimbind.collection import Hit
+
+
+def search(
+    query: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    image: Annotated[Path | None, typer.Option("--image", help="A picture or video to find the like of.")] = None,
+    audio: Annotated[Path | None, typer.Option("--audio", help="A sound to find the like of.")] = None,
+    k: Annotated[int, typer.Option("-k", envvar="SLIMBIND_K", min=1, help="How many answers.")] = 10,
+    modality: Annotated[
+        str, typer.Option(envvar="SLIMBIND_SEARCH_MODALITY", help="Look only among files of this modality.")
+    ] = "auto",
+    as_json: options.Json = False,
+    index_path: options.IndexPath = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="Default: the model of the index.")
+    ] = None,
+    threads: options.Threads = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say which towers were opened, and how long it took.")
+    ] = False,
+) -> None:
+    """Find the files nearest to a text, a picture or a sound.
+
+    Prints a table on a terminal and "score<TAB>path" lines elsewhere; the score is the cosine, 1 is identical. Only
+    the tower of the query is opened.
+
+    slimbind search "a dog on a beach"
+    """
+    import time
+
+    import slimbind
+    from slimbind.collection import FlatIndex, default_location
+    from slimbind.errors import ItemsError
+
+    kind, item = _only_query(query, image, audio)
+    among = options.only_modality(modality)
+    start = time.perf_counter()
+    with FlatIndex.open(index_path or default_location()) as shelf:
+        source = model or shelf.model
+        with slimbind.load(source, threads=threads) as loaded:
+            encoder = loaded.encoder(kind)
+            shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=source)
+            opened_index = time.perf_counter()
+            try:
+                vector = encoder.embed([item])[0]
+            except ItemsError as error:
+                raise next(iter(error.errors.values())) from None
+            embedded = time.perf_counter()
+            hits = shelf.search(vector, k, modality=among)
+            searched = time.perf_counter()
+            count = len(shelf)
+            if verbose:
+                console.say(
+                    f"index of {count} files opened in {_ms(start, opened_index)}; query embedded in "
+                    f"{_ms(opened_index, embedded)}; searched in {_ms(embedded, searched)}"
+                )
+                for name, tower in loaded.loaded.items():
+                    console.say(f"opened: {name}, {tower.bytes / 1e6:.1f} MB in {tower.seconds * 1000:.0f} ms")
+    if as_json:
+        _print_json(hits)
+    else:
+        _print_plain(hits)
+    gone = sum(not os.path.exists(hit.entry.path) for hit in hits)
+    if not count:
+        console.say("the index is empty: `slimbind index FOLDER` fills it")
+    elif gone and not as_json:
+        console.say(f"{gone} of these files are no longer there: `slimbind index FOLDER` mends the index")
+
+
+def _only_query(query: str | None, image: Path | None, audio: Path | None) -> tuple[str, str | Path]:
+    from slimbind.errors import UsageError
+
+    given: list[tuple[str, str | Path]] = [
+        (kind, item) for kind, item in (("text", query), ("vision", image), ("audio", audio)) if item is not None
+    ]
+    if len(given) != 1:
+        what = "no query" if not given else f"{len(given)} queries at once"
+        raise UsageError(what, hint='give one of: "some words", --image FILE, --audio FILE')
+    if isinstance(given[0][1], str) and not given[0][1].strip():
+        raise UsageError("the query is empty", hint='for example: slimbind search "a dog"')
+    return given[0]
+
+
+def _print_json(hits: list[Hit]) -> None:
+    import sys
+
+    from slimbind.bulk.writer import to_json
+
+    told = [
+        {
+            "id": hit.entry.path,
+            "path": hit.entry.path,
+            "modality": hit.entry.modality,
+            "score": round(hit.score, 6),
+            "missing": not os.path.exists(hit.entry.path),
+        }
+        for hit in hits
+    ]
+    sys.stdout.buffer.write(to_json(told).encode("utf-8") + b"\n")
+
+
+def _print_plain(hits: list[Hit]) -> None:
+    import sys
+
+    if not sys.stdout.isatty():
+        for hit in hits:
+            # The path's own bytes, except for those that would break the line.
+            path = hit.entry.path.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+            sys.stdout.buffer.write(f"{hit.score:.4f}\t".encode() + os.fsencode(path) + b"\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score", justify="right", style="cyan")
+    table.add_column("modality", style="dim")
+    table.add_column("path", overflow="fold")
+    for hit in hits:
+        shown = Text(console.printable(hit.entry.path))
+        if not os.path.exists(hit.entry.path):
+            shown.append("  (gone)", style="red")
+        table.add_row(f"{hit.score:.3f}", hit.entry.modality, shown)
+    Console().print(table)
+
+
+def _ms(start: float, end: float) -> str:
+    return f"{(end - start) * 1000:.0f} ms"
