@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,14 @@ class QuickGELU(nn.Module):
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
 
 
+def append_row(x: Tensor, row: Tensor | None) -> Tensor:
+    """Append ``row`` ``[1, 1, heads * size]`` to ``x`` ``[n, heads, length, size]``, the same for every item."""
+    if row is None:
+        return x
+    shaped = row.reshape(1, x.shape[1], 1, x.shape[3])
+    return torch.cat([x, shaped.expand(x.shape[0], -1, -1, -1)], dim=2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one joined projection for queries, keys and values.
 
@@ -46,20 +54,11 @@ class Attention(nn.Module):
         self.bias_k = nn.Parameter(torch.randn(1, 1, width) * 0.02) if bias_kv else None
         self.bias_v = nn.Parameter(torch.randn(1, 1, width) * 0.02) if bias_kv else None
 
-    def with_bias(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the bias row to keys and values ``[n, heads, length, width / heads]``, where there is one."""
-        if self.bias_k is None or self.bias_v is None:
-            return key, value
-        row = (1, self.heads, 1, key.shape[-1])
-        bias_k = self.bias_k.reshape(row).expand(key.shape[0], -1, -1, -1)
-        bias_v = self.bias_v.reshape(row).expand(key.shape[0], -1, -1, -1)
-        return torch.cat([key, bias_k], dim=2), torch.cat([value, bias_v], dim=2)
-
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[n, length, width]`` in and out."""
         joined: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1))
         query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
-        key, value = self.with_bias(key, value)
+        key, value = append_row(key, self.bias_k), append_row(value, self.bias_v)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
@@ -200,8 +199,6 @@ class Tower(nn.Module):
     Attributes: ``family``, ``modality``, ``config`` (JSON-able, enough to build the tower again), ``dim``.
     """
 
-    pooled_last: ClassVar[bool] = False
-
     def __init__(self, family: str, modality: str, config: dict[str, Any], *, logit_scale: bool) -> None:
         super().__init__()
         self.family = family
@@ -254,6 +251,7 @@ class TransformerTower(Tower):
         super().__init__(family, modality, config, logit_scale=logit_scale)
         width, eps = int(config["width"]), float(config["eps"])
         self.is_text = modality == "text"
+        self.pools_last = False  # whether the last block gives the pooled token alone (see ``simplify``)
         self.stem = stem
         self.cls_token = None if self.is_text else nn.Parameter(torch.randn(1, 1, width) * 0.02)
         self.pos_embed = nn.Parameter(torch.randn(1, int(config["tokens"]), width) * 0.02)
@@ -288,7 +286,7 @@ class TransformerTower(Tower):
         tokens = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens, index)
-        if not self.pooled_last:
+        if not self.pools_last:
             tokens = pick(tokens, index)
         out: Tensor = self.head(tokens[:, 0])
         return out
@@ -308,6 +306,4 @@ class TransformerTower(Tower):
         """The axes of the input whose size may change, with a name for each."""
         if self.is_text:
             return {0: "batch", 1: "length"}
-        if isinstance(self.stem, PatchStem | WindowStem):
-            return {0: "batch"}
-        return {0: "batch", 2: "frames"}
+        return {0: "batch", 2: "frames"} if len(self.stem.input_shape) == 4 else {0: "batch"}  # type: ignore[arg-type]
