@@ -1,4 +1,4 @@
-"""Which files of a folder or repository make a model: names in, the few that are needed out. Nothing is read or fetched."""
+"""Which files of a folder or repository make a model: names in, the few that are needed out. Reads nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def license_of(card: str) -> str:
     stated = fields.get("license", "")
     if stated == "other":
         stated = fields.get("license_name", "")
-    return _SPDX.get(stated.lower(), stated)
+    return str(_SPDX.get(stated.lower(), stated))
 
 
 _SPDX = {

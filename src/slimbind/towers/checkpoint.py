@@ -28,6 +28,7 @@ WINDOW_BYTES = 256 << 20
 _MAX_PICKLE_BYTES = 64 << 20  # the pickle holds names and shapes; ImageBind-Huge's has 0.2 MB
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _DOWNLOAD_AGAIN = "the file is damaged or was cut short: fetch it again"
+_NONSENSE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 _SAVE_ANEW = "save the state dict alone: torch.save(model.state_dict(), path), or convert it to safetensors"
 
 
@@ -70,7 +71,8 @@ def open_weights(files: Sequence[Path]) -> Weights:
 
 class _Joined(Weights):
     def __init__(self, parts: Sequence[Weights]) -> None:
-        self.shapes, self.dtypes, self._owner = {}, {}, {}
+        self.shapes, self.dtypes = {}, {}
+        self._owner: dict[str, Weights] = {}
         self._parts = parts
         self.notes = tuple(note for part in parts for note in part.notes)
         for part in parts:
@@ -109,7 +111,9 @@ class _Safetensors(Weights):
         try:
             return safe_open(self._path, framework="pt", device="cpu")
         except SafetensorError as error:
-            raise CheckpointError(f"{self._path} is not a valid safetensors file: {error}", hint=_DOWNLOAD_AGAIN) from error
+            raise CheckpointError(
+                f"{self._path} is not a valid safetensors file: {error}", hint=_DOWNLOAD_AGAIN
+            ) from error
 
     def read(self, key: str) -> Tensor:
         if self._read_bytes > WINDOW_BYTES:
@@ -203,12 +207,15 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} has two members of one name", hint=_DOWNLOAD_AGAIN)
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"{path} has a compressed member {member.filename!r}; PyTorch writes none", hint=_SAVE_ANEW)
+            raise CheckpointError(
+                f"{path} has a compressed member {member.filename!r}; PyTorch writes none", hint=_SAVE_ANEW
+            )
         if member.header_offset + member.file_size > size:
             raise CheckpointError(f"{path}: its member {member.filename!r} ends beyond the file", hint=_DOWNLOAD_AGAIN)
         if member.filename.endswith("data.pkl") and member.file_size > _MAX_PICKLE_BYTES:
             raise CheckpointError(
-                f"{path}: its pickle has {member.file_size} bytes; at most {_MAX_PICKLE_BYTES} are read", hint=_SAVE_ANEW
+                f"{path}: its pickle has {member.file_size} bytes; at most {_MAX_PICKLE_BYTES} are read",
+                hint=_SAVE_ANEW,
             )
 
 
@@ -227,7 +234,16 @@ def _torch_load(path: Path, *, mapped: bool) -> object:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     # The restricted unpickler answers nonsense with whatever exception the nonsense leads to.
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+    ) as error:
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch file: {_first_line(error) or type(error).__name__}",
             hint=_DOWNLOAD_AGAIN,

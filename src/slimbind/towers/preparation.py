@@ -55,7 +55,9 @@ def _image(size: int, given: Mapping[str, Any]) -> ImageSpec:
     published = given.get("preprocess_cfg") or given
     fields: dict[str, Any] = {"size": size, "resize": size}
     for ours, theirs in (("mean", ("mean", "image_mean")), ("std", ("std", "image_std"))):
-        fields |= {ours: published[name] for name in theirs if name in published}
+        given_values = [published[name] for name in theirs if name in published]
+        if given_values:
+            fields[ours] = given_values[0]
     if isinstance(published.get("interpolation"), str):
         fields["interpolation"] = published["interpolation"]
     if "resample" in published:

@@ -30,7 +30,14 @@ ATTRIBUTIONS = {"imagebind": "ImageBind (Girdhar et al., CVPR 2023), Copyright (
 UNKNOWN_LICENSE = "unknown"
 
 # Width and depth of ImageBind-Huge's trunks: a checkpoint of these sizes can be held against the paper's Table I.
-_HUGE = {"vision": (1280, 32), "text": (1024, 24), "audio": (768, 12), "thermal": (768, 12), "depth": (384, 12), "imu": (512, 6)}  # fmt: skip
+_HUGE = {
+    "vision": (1280, 32),
+    "text": (1024, 24),
+    "audio": (768, 12),
+    "thermal": (768, 12),
+    "depth": (384, 12),
+    "imu": (512, 6),
+}
 _SCHEMES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 _LOGIT_KEY = "log_logit_scale"
 
@@ -111,7 +118,7 @@ def run(
     overwrite: bool = False,
     on_bytes: Callable[[int], None] = lambda count: None,
 ) -> dict[str, TowerEntry]:
-    """Write the artifact: ``<modality>/tower.safetensors`` for each tower, the tokenizer beside the text tower, a manifest.
+    """Write the artifact: ``<modality>/tower.safetensors``, the tokenizer beside the text tower, the manifest.
 
     It appears whole or not at all. Returns modality -> manifest entry; ``on_bytes`` hears of every chunk written.
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,10 +116,9 @@ def _checked(key: str, value: Tensor, slot: Slot) -> Tensor:
     return value
 
 
-def _chunks(value: Tensor) -> list[memoryview]:
-    flat = value.contiguous().reshape(-1)
+def _chunks(value: Tensor) -> Iterator[memoryview]:
+    raw = value.contiguous().reshape(-1).view(torch.uint8)
     if sys.byteorder == "big":
-        raw = memoryview(flat.view(torch.uint8).reshape(-1, value.dtype.itemsize).flip(1).reshape(-1).numpy())
-    else:
-        raw = memoryview(flat.view(torch.uint8).numpy())
-    return [raw[start : start + _CHUNK] for start in range(0, len(raw), _CHUNK)]
+        raw = raw.reshape(-1, value.dtype.itemsize).flip(1).reshape(-1)
+    for start in range(0, raw.numel(), _CHUNK):
+        yield raw[start : start + _CHUNK].numpy().data
