@@ -109,16 +109,20 @@ class AudioPreprocessor:
         return out
 
 
-def clip_starts(duration: float, clips: int, clip_seconds: float) -> list[float]:
-    """Start times in seconds: ``clips`` of them, evenly from 0, the step being a ``clips``-th of what is spare."""
+def clip_spans(duration: float, clips: int, clip_seconds: float) -> list[tuple[float, float]]:
+    """Start and end of each clip in seconds: evenly from 0, in steps of a ``clips``-th of the time to spare.
+
+    Computed exactly and rounded once, because a sample more or less is decided by the last bit.
+    """
     spare = Fraction(max(duration - clip_seconds, 0.0))
-    return [float(spare * index / clips) for index in range(clips)]
+    starts = [spare * index / clips for index in range(clips)]
+    return [(float(start), float(start + Fraction(clip_seconds))) for start in starts]
 
 
 def clip_ranges(duration: float, spec: AudioSpec) -> list[tuple[int, int]]:
     """First sample and end of each clip at the spec's rate; the end may lie behind the end of the sound."""
-    starts = clip_starts(duration, spec.clips, spec.clip_seconds)
-    return [(int(s * spec.sample_rate), int((s + spec.clip_seconds) * spec.sample_rate)) for s in starts]
+    spans = clip_spans(duration, spec.clips, spec.clip_seconds)
+    return [(int(start * spec.sample_rate), int(end * spec.sample_rate)) for start, end in spans]
 
 
 def _check(name: str, length: int, rate: int, limits: Limits) -> None:

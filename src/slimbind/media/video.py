@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbind.errors import LimitError, MediaError, MissingExtraError
-from slimbind.media.audio import clip_starts
+from slimbind.media.audio import clip_spans
 from slimbind.media.geometry import check_pixels
 from slimbind.media.limits import Limits
 from slimbind.media.source import Source, decoding, describe
@@ -101,9 +101,9 @@ def frame_times(length: Fraction, rate: Fraction, spec: VideoSpec) -> list[list[
     """
     total = max(1, round(length * rate))
     clips = []
-    for start in clip_starts(float(Fraction(total) / rate), spec.clips, spec.clip_seconds):
+    for start, stop in clip_spans(float(Fraction(total) / rate), spec.clips, spec.clip_seconds):
         first = min(math.ceil(float(rate) * start), total - 1)
-        end = min(math.ceil(float(rate) * (start + spec.clip_seconds)), total)
+        end = min(math.ceil(float(rate) * stop), total)
         inside = max(1, end - first)
         picks = [first + index * (inside - 1) // max(1, spec.frames - 1) for index in range(spec.frames)]
         clips.append([pick / rate for pick in picks])
