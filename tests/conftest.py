@@ -122,3 +122,37 @@ def toy_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_toy() -> Callable[..., Path]:
     """``make_toy(folder, modalities=..., scheme=...)`` writes another one."""
     return write_toy
+
+
+def write_picture(path: Path, colour: tuple[int, int, int]) -> Path:
+    """A picture of one colour; the suffix tells the format."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 30), colour).save(path)
+    return path
+
+
+def write_tone(path: Path, hertz: float) -> Path:
+    """A second of a sine."""
+    import soundfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.5 * np.sin(2 * np.pi * hertz * np.arange(16000) / 16000), 16000)
+    return path
+
+
+@pytest.fixture
+def toy_folder(tmp_path: Path) -> Path:
+    """What the toy artifact understands, and some of what it does not."""
+    folder = tmp_path / "things"
+    write_picture(folder / "red.png", (220, 10, 10))
+    write_picture(folder / "green.jpg", (10, 200, 10))
+    write_picture(folder / "deep" / "er" / "blue.png", (10, 10, 230))
+    write_tone(folder / "sounds" / "rumble.wav", 80)
+    write_tone(folder / "sounds" / "whistle.flac", 6000)
+    (folder / "notes.txt").write_text("red whistle", encoding="utf-8")
+    (folder / "table.xlsx").write_bytes(b"PK")
+    write_picture(folder / ".hidden.png", (0, 0, 0))
+    write_picture(folder / ".cache" / "thumb.png", (0, 0, 0))
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
@@ -53,7 +54,10 @@ class Parquet:
         self._writer.close()
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Close the writer while its file is open: it would try, and complain, when it is collected."""
+        with suppress(OSError):  # a full disk; the file goes away anyway
+            self._writer.close()
+        self._writer.is_open = False
 
     def _flush(self) -> None:
         if not self._rows:

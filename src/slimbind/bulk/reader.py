@@ -187,17 +187,15 @@ class Reader:
 
 def paths_of(stream: BinaryIO, *, null: bool = False) -> Iterator[str]:
     """The paths listed in a stream, one per line, or ended by NUL bytes (``find -print0``)."""
-    separator = b"\0" if null else b"\n"
+    separator, ending = (b"\0", b"") if null else (b"\n", b"\r")
     rest = b""
     while block := stream.read(1 << 16):
         *whole, rest = (rest + block).split(separator)
-        yield from (os.fsdecode(path) for path in map(_unended, whole) if path)
-    if path := _unended(rest):
+        for line in whole:
+            if path := line.removesuffix(ending):
+                yield os.fsdecode(path)
+    if path := rest.removesuffix(ending):
         yield os.fsdecode(path)
-
-
-def _unended(line: bytes) -> bytes:
-    return line.removesuffix(b"\r")
 
 
 def _bad(name: str, modality: str, reason: str, *, hint: str) -> Item:

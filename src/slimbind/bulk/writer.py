@@ -166,13 +166,17 @@ def open_writer(path: Path, about: About) -> Writer:
 
 
 def to_json(value: object) -> str:
-    """Compact JSON in UTF-8; file names that are no text are written in ASCII with ``\\udcXX`` escapes."""
+    """JSON on one line, in UTF-8 where that is safe.
+
+    File names that are no text, or hold what some readers take for the end of a line (U+0085, U+2028), are written in
+    ASCII with ``\\u`` escapes instead.
+    """
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         return json.dumps(value, allow_nan=False)
-    return text
+    return text if len(text.splitlines()) == 1 else json.dumps(value, allow_nan=False)
 
 
 def _npz(file: BinaryIO, about: About, folder: Path) -> Format:

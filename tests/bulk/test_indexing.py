@@ -1,0 +1,189 @@
+"""An index follows its folders: new and changed files come in, removed ones leave, and an interruption loses little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from slimbind.bulk import Reader, update_index
+from slimbind.bulk import embedding as embedding_module
+from slimbind.bulk import indexing as module
+from slimbind.collection import FlatIndex
+from slimbind.errors import CollectionError
+
+from ..conftest import write_picture
+
+
+@pytest.fixture
+def index(toy, tmp_path):
+    ids = {name: toy.encoder(name).id for name in toy.modalities}
+    with FlatIndex.create(tmp_path / "index", dim=toy.dim, model="toy", encoders=ids) as made:
+        yield made
+
+
+def update(index, toy, *folders, modality=None, **options):
+    reader = Reader("toy", toy.modalities, wanted=("vision", "audio"), modality=modality, exclude=index.folder)
+    return update_index(index, toy, reader, [str(folder) for folder in folders], **options)
+
+
+def counts(summary):
+    return summary.added, summary.changed, summary.unchanged, summary.removed, summary.failed
+
+
+def names(index):
+    return sorted(os.path.basename(entry.path) for entry in index.entries())
+
+
+ALL = ["blue.png", "green.jpg", "red.png", "rumble.wav", "whistle.flac"]
+
+
+def test_the_first_time_all_is_embedded_and_the_second_time_nothing(toy, toy_folder, index):
+    first = update(index, toy, toy_folder)
+    assert counts(first) == (5, 0, 0, 0, 0)
+    assert first.skipped == {"text, not asked for": 1, "of no known type": 1}
+    assert names(index) == ALL
+    toy.unload()
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 5, 0, 0)
+    assert not toy.loaded  # nothing to embed, nothing opened
+    assert counts(update(index, toy, toy_folder, refresh=True)) == (0, 5, 0, 0, 0)
+
+
+def test_changes_come_in_and_what_is_gone_leaves(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    (toy_folder / "red.png").unlink()
+    write_picture(toy_folder / "green.jpg", (220, 10, 10))
+    write_picture(toy_folder / "new.png", (10, 10, 230))
+    assert counts(update(index, toy, toy_folder)) == (1, 1, 3, 1, 0)
+    best = index.search(toy.embed(["red"], "text")[0], 1)[0]
+    assert os.path.basename(best.entry.path) == "green.jpg"
+
+
+def test_the_same_size_with_another_time_is_a_change(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    os.utime(toy_folder / "red.png", ns=(1, 1))
+    assert counts(update(index, toy, toy_folder)) == (0, 1, 4, 0, 0)
+
+
+def test_several_folders_live_in_one_index_and_do_not_disturb_each_other(toy, toy_folder, index, tmp_path):
+    other = tmp_path / "things2"  # the name begins like the other's: a prefix is no folder
+    write_picture(other / "x.png", (0, 0, 255))
+    update(index, toy, toy_folder)
+    assert counts(update(index, toy, other)) == (1, 0, 0, 0, 0)
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 5, 0, 0)
+    assert len(index) == 6
+    shutil.rmtree(other)
+    other.mkdir()
+    assert counts(update(index, toy, other)) == (0, 0, 0, 1, 0)
+
+
+def test_overlapping_folders_are_read_once(toy, toy_folder, index):
+    assert counts(update(index, toy, toy_folder, toy_folder / "deep", toy_folder)) == (5, 0, 0, 0, 0)
+
+
+def test_another_modality_comes_beside_and_leaves_the_rest_alone(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    assert counts(update(index, toy, toy_folder, modality="text")) == (1, 0, 0, 0, 0)
+    assert names(index) == sorted([*ALL, "notes.txt"])
+    (toy_folder / "red.png").unlink()
+    assert counts(update(index, toy, toy_folder, modality="text")) == (0, 0, 1, 0, 0)
+    assert "red.png" in names(index)
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 1, 0)
+
+
+def test_a_file_that_went_bad_leaves_and_is_tried_again(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    good = (toy_folder / "red.png").read_bytes()
+    (toy_folder / "red.png").write_bytes(b"")
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 0, 1)
+    assert "red.png" not in names(index)
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 0, 1)
+    (toy_folder / "red.png").write_bytes(good)
+    assert counts(update(index, toy, toy_folder)) == (1, 0, 4, 0, 0)
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_entries(toy, toy_folder, index, monkeypatch):
+    update(index, toy, toy_folder)
+    real = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("/deep"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 0, 1)
+    assert names(index) == ALL
+
+
+def test_an_interruption_keeps_what_was_done_and_the_next_run_goes_on(toy, toy_folder, index, monkeypatch):
+    monkeypatch.setattr(embedding_module, "_WINDOW", 2)
+    done = []
+
+    def stop_at_three(row):
+        done.append(row)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(index, toy, toy_folder, on_row=stop_at_three)
+    with FlatIndex.open(index.folder) as reader:
+        assert len(reader) == 3
+    assert counts(update(index, toy, toy_folder)) == (2, 0, 3, 0, 0)
+
+
+def test_an_interrupted_run_removes_nothing(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    write_picture(toy_folder / "aaa.png", (1, 1, 1))
+
+    def stop(row):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        update(index, toy, toy_folder, on_row=stop)
+    assert set(ALL) <= set(names(index))
+
+
+def test_it_is_saved_on_the_way(toy, toy_folder, index):
+    seen = []
+
+    def look(row):
+        with FlatIndex.open(index.folder) as reader:
+            seen.append(len(reader))
+
+    update(index, toy, toy_folder, checkpoint_seconds=0, on_row=look)
+    assert (seen[0], seen[1]) == (0, 1)  # the next one waits 20 times as long as this one took
+    with FlatIndex.open(index.folder) as reader:
+        assert len(reader) == 5
+
+
+def test_it_is_saved_when_much_is_unsaved(toy, toy_folder, index, monkeypatch):
+    monkeypatch.setattr(module, "_MAX_UNSAVED", 2)
+    seen = []
+
+    def look(row):
+        with FlatIndex.open(index.folder) as reader:
+            seen.append(len(reader))
+
+    update(index, toy, toy_folder, on_row=look)
+    assert seen == [0, 0, 2, 2, 4]
+
+
+def test_a_full_disk_is_said(toy, toy_folder, index, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CollectionError, match="No space left"):
+        update(index, toy, toy_folder)
+
+
+def test_everything_is_reported_once(toy, toy_folder, index):
+    write_picture(toy_folder / "zzz.png", (1, 1, 1))
+    update(index, toy, toy_folder)
+    (toy_folder / "zzz.png").write_bytes(b"")
+    rows, unchanged = [], []
+    update(index, toy, toy_folder, on_row=rows.append, on_unchanged=unchanged.append)
+    assert [os.path.basename(row.item.id) for row in rows] == ["zzz.png"]
+    assert len(unchanged) == 5
