@@ -29,7 +29,7 @@ PAPER_WHOLE_MIB = 4580.64
 
 def split(
     checkpoint: Annotated[
-        str, typer.Argument(help="A file, a folder, hf://ORG/REPO[@REVISION], https://..., or a known model's name.")
+        str, typer.Argument(help="A file, a folder, hf://ORG/REPO@REVISION, https://..., or a known model's name.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
     modalities: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -221,7 +222,9 @@ def _check_archive(path: Path) -> None:
 
 def _torch_load(path: Path, *, mapped: bool) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks for PyTorch's own users, about files that are refused below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         wanted = _wanted(str(error))
         if wanted:

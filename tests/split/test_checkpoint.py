@@ -1,0 +1,185 @@
+"""Reading checkpoints: every format gives the same tensors, and no file can run code or take memory it does not have."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimbind.errors import CheckpointError, UnsafeCheckpointError
+from slimbind.towers import checkpoint as module
+from slimbind.towers.checkpoint import open_weights
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.proof}",)
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.bin", "model.legacy", "model.safetensors", "no-suffix-at-all"])
+def test_every_format_gives_the_same_tensors(name, part, save):
+    with open_weights([save(part, name)]) as weights:
+        assert weights.shapes == {key: tuple(value.shape) for key, value in part.items()}
+        assert all(torch.equal(weights.read(key), value) for key, value in part.items())
+        assert bool(weights.notes) == (name == "model.legacy"), "only the format that costs memory deserves a word"
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_reading_survives_the_file_being_mapped_anew(name, part, save, monkeypatch):
+    monkeypatch.setattr(module, "WINDOW_BYTES", 1000)
+    with open_weights([save(part, name)]) as weights:
+        assert all(torch.equal(weights.read(key), value) for key, value in part.items())
+
+
+def test_a_mapped_file_is_let_go_of_as_it_is_read(save, monkeypatch):
+    """Memory stays near the window, far below the file: this is what makes a 4.6 GB checkpoint splittable."""
+    psutil = pytest.importorskip("psutil")
+    megabytes = 192
+    path = save({f"w{number}": torch.ones(1 << 20) for number in range(megabytes // 4)})
+    monkeypatch.setattr(module, "WINDOW_BYTES", 8 << 20)
+    own = psutil.Process()
+    with open_weights([path]) as weights:
+        before = own.memory_info().rss
+        highest = 0
+        for key in weights.shapes:
+            weights.read(key).sum()
+            highest = max(highest, own.memory_info().rss - before)
+    assert highest < 64 << 20
+
+
+def test_several_files_are_one_checkpoint(part, save):
+    keys = list(part)
+    first = save({key: part[key] for key in keys[:50]}, "a.safetensors")
+    second = save({key: part[key] for key in keys[50:]}, "b.pth")
+    with open_weights([first, second]) as weights:
+        assert set(weights.shapes) == set(keys)
+        assert torch.equal(weights.read(keys[0]), part[keys[0]])
+        assert torch.equal(weights.read(keys[-1]), part[keys[-1]])
+
+
+def test_a_key_in_two_files_is_refused(part, save):
+    with pytest.raises(CheckpointError, match="two files"):
+        open_weights([save(part, "a.safetensors"), save(part, "b.pth")])
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model"])
+def test_a_training_checkpoint_is_unwrapped(wrap, part, save):
+    devices = OrderedDict((f"module.{key}", value) for key, value in part.items())
+    path = save({"epoch": 3, "name": "run", wrap: devices, "optimizer": {"state": {}, "param_groups": []}})
+    with open_weights([path]) as weights:
+        assert set(weights.shapes) == set(part)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_runs_code_is_refused_by_name(legacy, part, save, tmp_path):
+    proof = tmp_path / "it-ran"
+    path = save({**part, "bomb": Bomb(proof)}, "bomb.legacy" if legacy else "bomb.pth")
+    with pytest.raises(UnsafeCheckpointError, match=r"system") as caught:
+        open_weights([path])
+    assert "state_dict()" in caught.value.hint
+    assert not proof.exists()
+
+
+def test_a_bare_pickle_is_refused(tmp_path):
+    proof = tmp_path / "it-ran"
+    path = tmp_path / "bare.pth"
+    path.write_bytes(pickle.dumps({"a": Bomb(proof)}, protocol=4))
+    with pytest.raises(CheckpointError):
+        open_weights([path])
+    assert not proof.exists()
+
+
+def test_a_whole_model_is_refused(save):
+    with pytest.raises(UnsafeCheckpointError, match="torch.nn"):
+        open_weights([save(torch.nn.Linear(2, 2))])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # making a TorchScript file warns; reading one must not
+def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path):
+    path = tmp_path / "script.pt"
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
+    with pytest.raises(UnsafeCheckpointError, match="TorchScript") as caught:
+        open_weights([path])
+    assert "torch.jit.load" in caught.value.hint
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("name", ["model.pth", "model.legacy", "model.safetensors"])
+def test_a_cut_file_is_an_error(name, kept, part, save):
+    path = save(part, name)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(CheckpointError, match=path.name):
+        open_weights([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        (b"", "empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "git-lfs"),
+        (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+        (b"just some text, longer than eight bytes", "neither"),
+        (b"\x80\x02}q\x00.", "cannot be read|not a plain pickle"),
+        (struct.pack("<Q", 1 << 60) + b"{}", "safetensors"),
+    ],
+)
+def test_files_that_are_something_else_say_so(content, cause, tmp_path):
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=cause):
+        open_weights([path])
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        open_weights([tmp_path / "nothing.pth"])
+
+
+def test_a_zip_of_something_else_is_an_error(tmp_path):
+    path = tmp_path / "photos.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("photo.jpg", b"0")
+    with pytest.raises(CheckpointError, match=r"no data\.pkl"):
+        open_weights([path])
+
+
+def test_a_compressed_archive_is_refused_before_it_unfolds(part, save, tmp_path):
+    packed = tmp_path / "packed.pth"
+    with zipfile.ZipFile(save(part)) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    with pytest.raises(CheckpointError, match="compressed"):
+        open_weights([packed])
+
+
+def test_a_tensor_that_claims_more_than_it_has_is_refused(save):
+    """A view with stride 0 needs a few bytes in the file and petabytes once it is read."""
+    path = save({"w": torch.zeros(1).expand(1 << 20, 1 << 20)})
+    with pytest.raises(CheckpointError, match="claims"):
+        open_weights([path])
+
+
+@pytest.mark.parametrize(
+    "value", [torch.eye(3).to_sparse(), torch.zeros(2, dtype=torch.complex64), 7, "text", [torch.zeros(1)]]
+)
+def test_values_that_are_no_plain_tensors_are_named(value, part, save):
+    with pytest.raises(CheckpointError, match="the.odd.one"):
+        open_weights([save({**part, "the.odd.one": value})])
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 1}, torch.zeros(2)])
+def test_a_file_without_a_state_dict_is_an_error(content, save):
+    with pytest.raises(CheckpointError, match="no state dict"):
+        open_weights([save(content)])
