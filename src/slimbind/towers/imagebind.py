@@ -70,8 +70,9 @@ def read(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
 
 def is_causal_mask(mask: Tensor) -> bool:
     """Whether an attention mask ``[length, length]`` forbids exactly what comes later."""
-    expected = torch.full(mask.shape, -math.inf).triu(1)
-    return mask.dim() == 2 and torch.equal(mask.float(), expected)
+    if mask.dim() != 2 or mask.shape[0] != mask.shape[1]:
+        return False
+    return torch.equal(mask.float(), torch.full(mask.shape, -math.inf).triu(1))
 
 
 def build(modality: str, config: Config) -> TransformerTower:

@@ -136,9 +136,12 @@ def check_heads(key: str, heads: object, width: int) -> int:
 
 
 def depth_of(shapes: Shapes, prefix: str) -> int:
-    """How many blocks ``prefix.0 ... prefix.N-1`` the checkpoint has (gaps show later, as missing keys)."""
+    """How many blocks ``prefix.0 ... prefix.N-1`` there are; raises ``CheckpointError`` where one is missing."""
     pattern = re.compile(re.escape(prefix) + r"\.(\d+)\.")
     numbers = {int(found.group(1)) for key in shapes if (found := pattern.match(key))}
-    if not numbers:
-        raise CheckpointError(f"the checkpoint has no blocks {prefix!r}.N", hint="check that the file is complete")
-    return max(numbers) + 1
+    absent = next(number for number in range(len(numbers) + 1) if number not in numbers)
+    if absent < max(numbers, default=1):
+        raise CheckpointError(
+            f"the checkpoint lacks the block {prefix}.{absent}", hint="check that the file is complete"
+        )
+    return len(numbers)

@@ -69,6 +69,9 @@ def detect(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Checkpoin
             f"the checkpoint's keys belong to no known model family (first keys: {some})",
             hint=f"known families: {known}; a file that wraps its state dict must be unwrapped first",
         )
+    for key, shape in shapes.items():
+        if 0 in shape:
+            raise CheckpointError(f"the checkpoint's {key!r} is empty: shape {list(shape)}", hint="the file is damaged")
     layout = family.read(shapes, config)
     _check_keys(family.name, shapes, layout)
     made: dict[str, dict[str, Shape]] = {}
