@@ -88,7 +88,7 @@ class ImagePreprocessor:
         with open_source(item, self.limits) as source:
             from slimbind.media import video
 
-            if video.is_video(source.head(), source.suffix):
+            if video.is_video(source.head(video.HEAD), source.suffix):
                 return video.views_of_file(source, self.spec, self.limits)
             with open_image(source, self.limits) as image:
                 return self.still(image, source.name)

@@ -14,6 +14,7 @@ shorter one keeps its last reading until the end. Less than a second is refused:
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class ImuPreprocessor:
                 table, unit = self._read(source)
         if not np.isfinite(table).all():
             raise MediaError(name, "has readings that are NaN or infinite", hint="fill the gaps before saving")
-        return self._resample(table, rate, unit, name)[None]
+        return self._prepare(table, rate, unit, name)[None]
 
     def _read(self, source: Source) -> tuple[NDArray[np.float64], float]:
         if source.head(6) == arrays.MAGIC:
@@ -66,14 +67,15 @@ class ImuPreprocessor:
             return _rows(array, source.name), 1.0
         return _read_csv(source)
 
-    def _resample(self, table: NDArray[np.float64], rate: float, unit: float, name: str) -> NDArray[np.float32]:
-        import soxr
-
+    def _prepare(self, table: NDArray[np.float64], rate: float, unit: float, name: str) -> NDArray[np.float32]:
         spec = self.spec
         channels = table
         if table.shape[1] == _CHANNELS + 1:
             times = (table[:, 0] - table[0, 0]) * unit
-            channels, rate = _even(times, table[:, 1:], name)
+            rate = _check_times(times, name)
+            channels = table[:, 1:]
+        else:
+            times = np.arange(len(table)) / rate if rate > 0 else np.zeros(0)
         if not _RATES[0] <= rate <= _RATES[1]:
             raise MediaError(
                 name,
@@ -89,19 +91,31 @@ class ImuPreprocessor:
             )
         if seconds < _SHORTEST_SECONDS:
             raise MediaError(name, f"is {seconds:.2f} s long", hint=f"at least {_SHORTEST_SECONDS:g} s are needed")
-        # The middle, with a margin on both sides for the resampling filter.
-        wanted = spec.samples / spec.rate
-        spare = max(0.0, (seconds - wanted) / 2)
-        first = int(max(0.0, spare - _SHORTEST_SECONDS) * rate)
-        piece = channels[first : len(channels) - first].astype(np.float32)
-        if rate != spec.rate:
-            piece = soxr.resample(np.ascontiguousarray(piece), rate, spec.rate, quality="HQ")
+        if len(table.T) > _CHANNELS or rate != round(rate):
+            channels, rate = _even(times, channels, rate)
+        piece = _resample(channels, int(rate), spec)
         start = max(0, (len(piece) - spec.samples) // 2)
         piece = piece[start : start + spec.samples]
         out = np.empty((_CHANNELS, spec.samples), np.float32)
         out[:, : len(piece)] = piece.T
         out[:, len(piece) :] = piece[-1][:, None]
         return out
+
+
+def _resample(channels: NDArray[np.float64], rate: int, spec: ImuSpec) -> NDArray[np.float32]:
+    """The middle of the recording at ``spec.rate``, with up to a second more than needed on both sides."""
+    import soxr
+
+    spare = max(0.0, (len(channels) / rate - spec.samples / spec.rate) / 2)
+    first = int(max(0.0, spare - _SHORTEST_SECONDS) * rate)
+    piece = channels[first : len(channels) - first].astype(np.float32)
+    if rate == spec.rate:
+        return piece
+    # Outside a recording the filter would see zeros, and ring at both ends with all of gravity.
+    padded = np.pad(piece, ((rate, rate), (0, 0)), mode="edge")
+    resampled: NDArray[np.float32] = soxr.resample(padded, rate, spec.rate, quality="HQ")
+    begin, length = round(spec.rate), round(len(piece) * spec.rate / rate)
+    return resampled[begin : begin + length]
 
 
 def _pair(item: tuple[Any, ...]) -> tuple[Any, float]:
@@ -155,14 +169,19 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _even(times: NDArray[np.float64], channels: NDArray[np.float64], name: str) -> tuple[NDArray[np.float64], float]:
-    """Readings at uneven times (seconds from the first) on an even grid of the same mean rate."""
+def _check_times(times: NDArray[np.float64], name: str) -> float:
+    """Mean readings per second of time stamps, which have to rise."""
     if len(times) < 2:
         raise MediaError(name, "has a single reading", hint=f"at least {_SHORTEST_SECONDS:g} s are needed")
     if (np.diff(times) <= 0).any():
         raise MediaError(
             name, "its time stamps do not rise from row to row", hint="sort the rows and drop doubled ones"
         )
-    rate = (len(times) - 1) / float(times[-1])
-    grid = np.arange(len(times)) / rate
-    return np.column_stack([np.interp(grid, times, channel) for channel in channels.T]), rate
+    return (len(times) - 1) / float(times[-1])
+
+
+def _even(times: NDArray[np.float64], channels: NDArray[np.float64], rate: float) -> tuple[NDArray[np.float64], float]:
+    """Readings at any times (seconds from the first) on an even grid of a whole number of readings per second."""
+    whole = float(math.ceil(rate))
+    grid = np.arange(round(len(times) * whole / rate)) / whole
+    return np.column_stack([np.interp(grid, times, channel) for channel in channels.T]), whole

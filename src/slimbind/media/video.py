@@ -33,6 +33,7 @@ from slimbind.media.source import Source, decoding, describe
 from slimbind.media.spec import ImageSpec, VideoSpec
 from slimbind.modalities import VIDEO_SUFFIXES
 
+HEAD = 192
 _DEMUXERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"
 _STILLS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
@@ -44,10 +45,12 @@ _MEND = "the file is damaged or of an unknown kind; convert it, for instance wit
 
 
 def is_video(head: bytes, suffix: str) -> bool:
-    """Whether a file is a video, by its first bytes (32 or more), or by its name where they say nothing."""
+    """Whether a file is a video, by its first bytes (``HEAD`` of them), or by its name where they say nothing."""
     if head[4:8] == b"ftyp":
         return head[8:12] not in _STILL_BRANDS
     if head[4:8] in _BOXES or head.startswith(_STARTS) or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return True
+    if head[:1] == head[188:189] == b"G":  # MPEG transport stream: a mark at the start of each packet of 188 bytes
         return True
     is_still = head.startswith(_STILLS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
     return suffix in VIDEO_SUFFIXES and not is_still
