@@ -18,7 +18,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import UsageError
 
 INPUT = "input"
-OUTPUT = "embedding"
+OUTPUT = "vectors"  # not "embedding": a layer of that name would collide in ONNX
 
 # Engine -> the module that holds it.
 ENGINES: dict[str, str] = {

@@ -22,7 +22,7 @@ _QUANTIZED_PRECISION = "bf16"  # the layers that stay in floating point beside i
 
 
 class OpenVinoSession:
-    """A compiled tower with one inference request: there is one stream, a second one would only wait and hold memory."""
+    """A compiled tower with one inference request: a second one would only wait and hold memory."""
 
     def __init__(self, compiled: Any, folder: Path) -> None:  # noqa: ANN401  (openvino has no types)
         self._compiled = compiled

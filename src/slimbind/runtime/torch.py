@@ -69,7 +69,8 @@ class Torch:
         try:
             from safetensors.torch import load_file
 
-            from slimbind.towers import registry, simplify
+            from slimbind.towers import registry
+            from slimbind.towers.simplify import simplify
         except ImportError as error:
             raise MissingExtraError("PyTorch", extra="build") from error
         try:
@@ -79,7 +80,7 @@ class Torch:
                 f"{path} is not a safetensors file: {error}", hint="split the checkpoint again"
             ) from error
         tower = registry.build(model.family, modality, entry.config)
-        return TorchSession(simplify.simplify(registry.load(tower, tensors)), options.threads, path.parent)
+        return TorchSession(simplify(registry.load(tower, tensors)), options.threads, path.parent)
 
 
 ENGINE = Torch()
