@@ -1,4 +1,4 @@
-"""Reading checkpoints: every format gives the same tensors, and no file can run code or take memory it does not have."""
+"""Reading checkpoints: every format gives the same tensors, and no file can run code or claim what it has not."""
 
 from __future__ import annotations
 

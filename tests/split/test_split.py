@@ -1,4 +1,4 @@
-"""Splitting: towers that say what the checkpoint says, a manifest that tells the truth, and nothing half-done left behind."""
+"""Splitting: towers that say what the checkpoint says, a manifest that tells the truth, and nothing half-done."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_the_manifest_counts_right(tiny_path, tiny_config, tiny, tmp_path):
     towers = split(tiny_path, tmp_path / "out", config=tiny_config)
     stored = sum(entry.parameters for entry in towers.values())
     mask = tiny["modality_preprocessors.text.mask"].numel()
-    assert stored == sum(value.numel() for value in tiny.values()) - mask, "the text mask is computed, all else is stored"
+    assert stored == sum(value.numel() for value in tiny.values()) - mask, (
+        "the text mask is computed, all else is stored"
+    )
     for modality, entry in towers.items():
         weights = tmp_path / "out" / modality / "tower.safetensors"
         assert entry.engine == "torch"
@@ -89,7 +91,9 @@ def test_the_same_checkpoint_gives_the_same_bytes(part, save, tiny_config, tmp_p
     assert {m: e.weights for m, e in first.items()} == {m: e.weights for m, e in again.items()}
 
 
-@pytest.mark.parametrize(("dtype", "scheme"), [(torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float64, "f32")])
+@pytest.mark.parametrize(
+    ("dtype", "scheme"), [(torch.float16, "f16"), (torch.bfloat16, "bf16"), (torch.float64, "f32")]
+)
 def test_the_stored_type_is_kept(dtype, scheme, part, save, tiny_config, tmp_path):
     towers = split(save({k: v.to(dtype) for k, v in part.items()}), tmp_path / "out", config=tiny_config)
     assert {entry.scheme for entry in towers.values()} == {scheme}
@@ -187,7 +191,13 @@ def test_a_failed_overwrite_keeps_the_old_artifact(part, save, tiny_config, tmp_
     path, out = save(part), tmp_path / "out"
     split(path, out, config=tiny_config)
     with pytest.raises(KeyboardInterrupt):
-        split(path, out, config=tiny_config, overwrite=True, on_bytes=lambda count: (_ for _ in ()).throw(KeyboardInterrupt))
+        split(
+            path,
+            out,
+            config=tiny_config,
+            overwrite=True,
+            on_bytes=lambda count: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
     for modality in Artifact.open(out).modalities:
         Artifact.open(out).verify(modality)
 

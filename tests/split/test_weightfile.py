@@ -27,12 +27,12 @@ def slots_of(tensors):
 
 @st.composite
 def states(draw):
-    keys = draw(st.lists(st.text(min_size=1, max_size=12).filter(lambda k: k != "__metadata__"), unique=True, max_size=6))
+    keys = draw(
+        st.lists(st.text(min_size=1, max_size=12).filter(lambda k: k != "__metadata__"), unique=True, max_size=6)
+    )
     shapes = st.lists(st.integers(0, 4), max_size=3)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    return {
-        key: (torch.randn(draw(shapes), generator=generator) * 3).to(draw(st.sampled_from(DTYPES))) for key in keys
-    }
+    return {key: (torch.randn(draw(shapes), generator=generator) * 3).to(draw(st.sampled_from(DTYPES))) for key in keys}
 
 
 @settings(deadline=None, max_examples=60)

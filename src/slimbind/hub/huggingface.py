@@ -24,6 +24,12 @@ _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _REPO = re.compile(rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9][A-Za-z0-9._/-]{{0,199}}))?")
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    modalities: tuple[str, ...] | None
+    artifact_only: bool
+
+
 class _UnreachableError(HubError):
     """The hub did not answer; what is in the cache may do."""
 
@@ -52,7 +58,7 @@ class Repository:
         return f"{PREFIX}{self.name}{at}"
 
 
-def snapshot(repository: Repository, modalities: Iterable[str] | None = None) -> Path:
+def snapshot(repository: Repository, modalities: Iterable[str] | None = None, *, artifact_only: bool = False) -> Path:
     """The local folder of a repository with the files that are needed in it; fetches those that are missing.
 
     Of an artifact these are the manifest and the folders of ``modalities`` (all by default); of a checkpoint the
@@ -62,8 +68,9 @@ def snapshot(repository: Repository, modalities: Iterable[str] | None = None) ->
         HubError: the repository does not exist, is not open to us, or cannot be reached.
         OfflineError: the network is forbidden and a needed file is not in the cache.
         CheckpointError: the repository holds neither an artifact nor a checkpoint.
+        UsageError: it holds a checkpoint, but ``artifact_only`` was set: nothing large is fetched to find that out.
     """
-    wanted = None if modalities is None else tuple(modalities)
+    wanted = _Wanted(None if modalities is None else tuple(modalities), artifact_only)
     if is_offline():
         return _cached(repository, wanted)
     try:
@@ -76,9 +83,11 @@ def snapshot(repository: Repository, modalities: Iterable[str] | None = None) ->
         raise
 
 
-def _fetched(repository: Repository, modalities: Iterable[str] | None) -> Path:
+def _fetched(repository: Repository, wanted: _Wanted) -> Path:
     api = _api()
-    names = set(_guarded(repository, lambda: api.list_repo_files(repository.name, revision=repository.revision)))
+    # One call without the library's long retries, so that a hub that is down soon leaves the word to the cache.
+    told = _guarded(repository, lambda: api.model_info(repository.name, revision=repository.revision))
+    names = {sibling.rfilename for sibling in told.siblings or ()}
     folder: list[Path] = []
 
     def fetch(name: str) -> Path:
@@ -102,12 +111,12 @@ def _fetched(repository: Repository, modalities: Iterable[str] | None) -> Path:
         folder[:] = [path.parents[name.count("/")]]
         return path
 
-    for name in _needed(names, str(repository), fetch, modalities):
+    for name in _needed(names, str(repository), fetch, wanted):
         fetch(name)
     return folder[0]
 
 
-def _cached(repository: Repository, modalities: Iterable[str] | None) -> Path:
+def _cached(repository: Repository, wanted: _Wanted) -> Path:
     """The snapshot in the cache, whose layout is documented (huggingface_hub, "Understand caching"); no call."""
     storage = _cache_folder() / f"models--{repository.name.replace('/', '--')}"
     reference = storage / "refs" / repository.revision
@@ -124,20 +133,22 @@ def _cached(repository: Repository, modalities: Iterable[str] | None) -> Path:
         return folder / name
 
     try:
-        for name in _needed(names, f"the cached part of {repository}", look, modalities):
+        for name in _needed(names, str(repository), look, wanted):
             look(name)
     except CheckpointError as error:
         raise OfflineError(error.message, hint=mend) from error
     return folder
 
 
-def _needed(names: set[str], where: str, get: Callable[[str], Path], modalities: Iterable[str] | None) -> Iterable[str]:
+def _needed(names: set[str], where: str, get: Callable[[str], Path], wanted: _Wanted) -> Iterable[str]:
     """The files to have, in the order of fetching; ``get`` brings those that say which others are needed."""
     found = layout.choose(names, where=where)
+    if wanted.artifact_only and not found.artifact:
+        raise layout.split_first(where)
     yield from filter(None, (found.card,))
     if found.artifact:
         artifact = Artifact.open(get(MANIFEST).parent)
-        chosen = artifact.modalities if modalities is None else tuple(modalities)
+        chosen = artifact.modalities if wanted.modalities is None else wanted.modalities
         for modality in chosen:
             for file in artifact.tower(modality).files:
                 yield file.path

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from slimbind.artifact import MANIFEST
-from slimbind.errors import CheckpointError
+from slimbind.errors import CheckpointError, UsageError
 
 CARD = "README.md"
 CONFIGS = ("open_clip_config.json", "config.json", "preprocessor_config.json")
@@ -87,6 +87,14 @@ def shards(index: object, *, where: str) -> tuple[str, ...]:
         if PurePosixPath(name).name != name or "\\" in name or ":" in name or name in ("", ".", ".."):
             raise CheckpointError(f"{where} names {name!r}, which is not a file beside it")
     return tuple(files)
+
+
+def split_first(what: str) -> UsageError:
+    """The error for a checkpoint where an artifact is wanted."""
+    return UsageError(
+        f"{what} is a checkpoint, not an artifact",
+        hint=f"slimbind split {what} -o FOLDER, then load the folder",
+    )
 
 
 def license_of(card: str) -> str:

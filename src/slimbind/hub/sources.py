@@ -57,21 +57,18 @@ def resolve(source: str | os.PathLike[str], modalities: Iterable[str] | None = N
     if model is not None and model.packaged:
         return packaged_folder(model.name)
     if model is not None or text.startswith(_WEB):
-        raise _split_first(text if model is None else model.name)
+        raise layout.split_first(text if model is None else model.name)
     if text.startswith(HF):
         from slimbind.hub.huggingface import Repository, snapshot
 
-        folder = snapshot(Repository.parse(text), modalities)
-        if not (folder / MANIFEST).is_file():
-            raise _split_first(text)
-        return folder
+        return snapshot(Repository.parse(text), modalities, artifact_only=True)
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / MANIFEST).is_file() and _is_checkpoint_folder(path):
-            raise _split_first(text)
+            raise layout.split_first(text)
         return path
     if path.exists():
-        raise _split_first(text)
+        raise layout.split_first(text)
     raise _nothing(text)
 
 
@@ -214,13 +211,6 @@ def _is_checkpoint_folder(path: Path) -> bool:
     except CheckpointError:
         return False
     return True
-
-
-def _split_first(what: str) -> UsageError:
-    return UsageError(
-        f"{what} is a checkpoint, not an artifact",
-        hint=f"slimbind split {what} -o FOLDER, then load the folder",
-    )
 
 
 def _already(where: str) -> UsageError:
