@@ -31,6 +31,7 @@ LONGEST_SIDE = 512
 LONGEST_DRAWING = 384
 LONGEST_SECONDS = 5.0
 FADE_SECONDS = 0.05
+QUERIES = "queries.json"  # written by hand
 
 
 def main() -> int:
@@ -40,11 +41,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare a fresh build with the committed folder")
     options = parser.parse_args()
     try:
-        if not options.check:
-            build(SAMPLES, options.cache)
-            return 0
         with tempfile.TemporaryDirectory() as folder:
             build(Path(folder), options.cache)
+            if not options.check:
+                update(SAMPLES, Path(folder))
+                return 0
             differences = compare(Path(folder), SAMPLES)
     except RecipeError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -130,12 +131,25 @@ def convert_sound(content: bytes, destination: Path, *, start: float, seconds: f
     return f"{len(mono) / rate:g} s from {start:g} s, mixed to one channel, faded in and out"
 
 
+def update(committed: Path, built: Path) -> None:
+    """Make `committed` what was built, leaving alone what is the same but for an encoder's bytes."""
+    for path in committed.rglob("*"):
+        name = path.relative_to(committed)
+        if path.is_file() and name.name != QUERIES and not (built / name).exists():
+            path.unlink()
+    for path in built.rglob("*"):
+        target = committed / path.relative_to(built)
+        if path.is_file() and not (target.exists() and _same(path, target)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+
+
 def compare(built: Path, committed: Path) -> list[str]:
     """Return one line per difference between two folders."""
     names = {str(path.relative_to(built)) for path in built.rglob("*") if path.is_file()}
     there = {str(path.relative_to(committed)) for path in committed.rglob("*") if path.is_file()}
     differences = [f"missing from {committed}: {name}" for name in sorted(names - there)]
-    differences += [f"not from the catalogue: {name}" for name in sorted(there - names - {"queries.json"})]
+    differences += [f"not from the catalogue: {name}" for name in sorted(there - names - {QUERIES})]
     for name in sorted(names & there):
         new, old = built / name, committed / name
         if not _same(new, old):

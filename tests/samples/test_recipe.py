@@ -134,3 +134,20 @@ def test_compare_tells_what_is_missing_strange_or_altered(recipe: SimpleNamespac
         "not from the catalogue: photos/stranger.jpg",
         "differs: photos/altered.jpg",
     ]
+
+
+def test_update_replaces_what_changed_and_leaves_the_rest_untouched(recipe: SimpleNamespace, tmp_path: Path) -> None:
+    built, committed = tmp_path / "built", tmp_path / "committed"
+    for folder, colour in ((built, "gold"), (committed, "navy")):
+        (folder / "photos").mkdir(parents=True)
+        Image.new("RGB", (90, 90), colour).save(folder / "photos" / "altered.jpg")
+    Image.new("RGB", (90, 90), "teal").save(built / "photos" / "same.jpg", quality=85)
+    Image.new("RGB", (90, 90), "teal").save(committed / "photos" / "same.jpg", quality=95)
+    same = (committed / "photos" / "same.jpg").read_bytes()
+    (committed / "photos" / "stranger.jpg").write_bytes(b"")
+    (committed / "queries.json").write_text("{}")
+    recipe.build.update(committed, built)
+    assert recipe.build.compare(built, committed) == []
+    assert (committed / "photos" / "same.jpg").read_bytes() == same
+    assert (committed / "queries.json").exists()
+    assert not (committed / "photos" / "stranger.jpg").exists()
