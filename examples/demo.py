@@ -31,7 +31,7 @@ QUERIES = (
 def run(*command: str) -> None:
     """Run a slimbind command as a user would, and show it."""
     print(f"\n$ slimbind {' '.join(repr(word) if ' ' in word else word for word in command)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "slimbind", *command])
+    done = subprocess.run([sys.executable, "-m", "slimbind", *command], stderr=subprocess.STDOUT)
     if done.returncode not in (0, 4):  # 4: done, but some files could not be read
         sys.exit(done.returncode)
 
@@ -48,7 +48,7 @@ def ask(folder: Path, index: str) -> None:
         print()
         state("after six questions in words", model)
         model.unload()
-        state("after unload", model)
+        state("after unload (what is left is the engine, not a tower)", model)
 
 
 def state(moment: str, model: slimbind.Model) -> None:
