@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -77,6 +78,7 @@ def export(
         for modality, entry in entries.items():
             artifact.verify(modality)
             report(modality, _export_tower(artifact, modality, entry, writer, engine, dtype, write, options))
+            gc.collect()  # traced modules refer to themselves
             trim_heap()  # the next tower needs the room
     return Artifact.open(destination)
 

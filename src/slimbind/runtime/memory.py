@@ -11,7 +11,6 @@ Two things keep memory after it has been freed, or double it while in use:
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 from functools import cache
 from pathlib import Path
@@ -34,7 +33,6 @@ def resident_bytes() -> int | None:
 
 def trim_heap() -> None:
     """Give memory that was freed back to the system."""
-    gc.collect()
     libc = _libc()
     if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)

@@ -13,7 +13,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, Options, single_file
-from slimbind.runtime.memory import drop_file_pages
+from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 # How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
 # AVX512-BF16 or AMX, f16 on ARM; f32 where there is none.
@@ -53,10 +53,11 @@ class OpenVinoSession:
     def settle(self) -> None:
         """Free activations, and the file's pages: weights are repacked when a new input shape is first seen."""
         with self._lock:
+            self._compiled.release_memory()
             if self._unsettled:
                 self._unsettled = False
-                self._compiled.release_memory()
                 drop_file_pages(self._folder)
+                trim_heap()
 
     def close(self) -> None:
         """See ``Session.close``."""

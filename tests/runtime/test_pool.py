@@ -1,0 +1,226 @@
+"""Open towers: once each, within the budget, given back when idle, never taken away from who uses them."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from slimbind.errors import EngineError, UsageError
+from slimbind.runtime.pool import TowerPool
+
+SIZES = {"vision": 60, "text": 30, "audio": 20, "depth": 10}
+
+
+class FakeSession:
+    rank = 4
+
+    def __init__(self, name, log):
+        self.name, self.log, self.closed = name, log, False
+
+    def settle(self):
+        assert not self.closed
+
+    def close(self):
+        assert not self.closed, "closed twice"
+        self.closed = True
+        self.log.append(f"-{self.name}")
+
+
+@pytest.fixture
+def log():
+    return []
+
+
+@pytest.fixture
+def make(log):
+    pools = []
+
+    def make(**options):
+        def opener(name):
+            log.append(f"+{name}")
+            time.sleep(0.01)
+            return FakeSession(name, log)
+
+        pools.append(TowerPool(opener, SIZES, **options))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def use(pool, name):
+    with pool.lease(name) as session:
+        assert session.name == name and not session.closed
+
+
+def wait_for(condition, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)
+
+
+def test_a_tower_opens_on_first_use_and_stays(make, log):
+    pool = make()
+    assert pool.loaded == {}
+    use(pool, "text")
+    use(pool, "text")
+    assert log == ["+text"]
+    assert pool.loaded["text"].bytes == 30
+    assert pool.loaded["text"].seconds > 0
+
+
+def test_the_least_recently_used_tower_makes_room(make, log):
+    pool = make(budget=65)
+    for name in ("text", "audio", "depth", "text"):
+        use(pool, name)
+    log.clear()
+    use(pool, "audio")
+    assert log == []  # 60 of 65
+    pool.unload("depth")
+    use(pool, "audio")
+    log.clear()
+    use(pool, "vision")
+    assert log == ["-text", "-audio", "+vision"]
+    use(pool, "depth")
+    assert log[3:] == ["-vision", "+depth"]
+
+
+def test_no_more_is_closed_than_needed(make, log):
+    pool = make(budget=60)
+    for name in ("text", "audio", "depth", "text"):
+        use(pool, name)
+    log.clear()
+    pool._sizes = SIZES | {"imu": 15}
+    use(pool, "imu")
+    assert log == ["-audio", "+imu"]
+    assert set(pool.loaded) == {"text", "depth", "imu"}
+
+
+def test_a_tower_larger_than_the_budget_is_refused_before_anything_is_opened_or_closed(make, log):
+    pool = make(budget=50)
+    use(pool, "text")
+    with pytest.raises(UsageError, match="vision tower has 60 bytes.*budget is 50"):
+        use(pool, "vision")
+    assert log == ["+text"]
+
+
+def test_who_needs_room_waits_for_towers_in_use(make, log):
+    pool = make(budget=70)
+    done = threading.Event()
+
+    def other():
+        use(pool, "vision")
+        done.set()
+
+    thread = threading.Thread(target=other)
+    with pool.lease("text") as session:
+        thread.start()
+        assert not done.wait(0.1)
+        assert not session.closed
+    assert done.wait(5)
+    thread.join()
+    assert log == ["+text", "-text", "+vision"]
+
+
+def test_many_threads_open_a_tower_once(make, log):
+    pool = make()
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda _: use(pool, "vision"), range(64)))
+    assert log == ["+vision"]
+
+
+def test_threads_that_fight_for_room_all_get_their_turn(make, log):
+    pool = make(budget=60)
+    names = ["vision", "text", "audio", "depth"] * 10
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda name: use(pool, name), names))
+    opened = 0
+    for line in log:
+        opened += SIZES[line[1:]] * (1 if line[0] == "+" else -1)
+        assert opened <= 60
+
+
+def test_a_tower_that_fails_to_open_is_tried_again(log):
+    fails = [True]
+
+    def opener(name):
+        if fails.pop() if fails else False:
+            raise EngineError("not this time")
+        return FakeSession(name, log)
+
+    pool = TowerPool(opener, SIZES)
+    with pytest.raises(EngineError, match="not this time"):
+        use(pool, "text")
+    assert pool.loaded == {}
+    use(pool, "text")
+    pool.close()
+
+
+def test_an_error_inside_the_block_lets_go_of_the_tower(make, log):
+    pool = make()
+    with pytest.raises(RuntimeError), pool.lease("text"):
+        raise RuntimeError
+    pool.unload("text")
+    assert log == ["+text", "-text"]
+
+
+def test_idle_towers_are_closed_and_used_ones_are_not(make, log):
+    pool = make(idle_ttl=0.1)
+    use(pool, "audio")
+    with pool.lease("text") as session:
+        wait_for(lambda: "-audio" in log)
+        time.sleep(0.2)
+        assert not session.closed
+    assert set(pool.loaded) == {"text"}
+    assert pool.loaded["text"].idle >= 0
+    wait_for(lambda: not pool.loaded)
+    use(pool, "text")
+    assert log == ["+audio", "+text", "-audio", "-text", "+text"] or log[-1] == "+text"
+
+
+def test_use_puts_the_end_of_idleness_off(make, log):
+    pool = make(idle_ttl=0.4)
+    for _ in range(5):
+        use(pool, "text")
+        time.sleep(0.1)
+    assert log == ["+text"]
+
+
+def test_unload_waits_for_the_user(make, log):
+    pool = make()
+    with pool.lease("text"):
+        thread = threading.Thread(target=pool.unload, args=("text",))
+        thread.start()
+        time.sleep(0.05)
+        assert log == ["+text"]
+    thread.join(5)
+    assert log == ["+text", "-text"]
+
+
+def test_a_closed_pool_opens_nothing(make, log):
+    pool = make(idle_ttl=1)
+    use(pool, "text")
+    pool.close()
+    pool.close()
+    assert log == ["+text", "-text"]
+    with pytest.raises(UsageError, match="closed"):
+        use(pool, "text")
+
+
+def test_the_idle_thread_ends_with_its_pool():
+    pool = TowerPool(lambda name: FakeSession(name, []), SIZES, idle_ttl=0.05)
+    use(pool, "text")
+    thread, gone = pool._reaper, weakref.ref(pool)
+    assert thread is not None and thread.daemon
+    del pool
+    gc.collect()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert gone() is None
