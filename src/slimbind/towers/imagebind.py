@@ -29,6 +29,7 @@ AUDIO_SIZE = (128, 204)
 IMU_CHANNELS = 6
 IMU_WINDOW = 8
 
+_MASK = "modality_preprocessors.text.mask"
 _STEMS = {
     "vision": "rgbt_stem.proj.1",
     "text": "token_embedding",
@@ -64,14 +65,18 @@ def read(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
     rules = {modality: _rules(modality, configs[modality]) for modality in found}
     layout = Layout(configs=configs, rules=rules)
     if "text" in found:
-        layout.recomputed["modality_preprocessors.text.mask"] = is_causal_mask
+        layout.recomputed[_MASK] = is_causal_mask
+        length = configs["text"]["tokens"]
+        if shapes.get(_MASK, (length, length)) != (length, length):
+            raise CheckpointError(
+                f"the checkpoint's {_MASK!r} has shape {list(shapes[_MASK])}; its text tower has {length} positions",
+                hint="the file is damaged or of another model",
+            )
     return layout
 
 
 def is_causal_mask(mask: Tensor) -> bool:
     """Whether an attention mask ``[length, length]`` forbids exactly what comes later."""
-    if mask.dim() != 2 or mask.shape[0] != mask.shape[1]:
-        return False
     return torch.equal(mask.float(), torch.full(mask.shape, -math.inf).triu(1))
 
 

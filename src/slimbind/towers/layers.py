@@ -120,6 +120,7 @@ class PatchStem(nn.Module):
     ) -> None:
         super().__init__()
         self.input_shape = (channels, *size)
+        self.tokens = math.prod((side - kernel) // stride + 1 for side in size)
         self.proj = nn.Conv2d(channels, width, kernel, stride=stride, bias=False)
         self.norm = nn.LayerNorm(width, eps=norm_eps) if norm_eps is not None else None
 
@@ -135,6 +136,7 @@ class FrameStem(nn.Module):
     def __init__(self, size: int, width: int, kernel: int) -> None:
         super().__init__()
         self.input_shape = (3, 1, size, size)
+        self.tokens = (size // kernel) ** 2
         self.kernel = kernel
         self.proj = nn.Conv3d(3, width, (2, kernel, kernel), stride=(2, kernel, kernel), bias=False)
 
@@ -152,6 +154,7 @@ class WindowStem(nn.Module):
     def __init__(self, channels: int, length: int, width: int, kernel: int, norm_eps: float) -> None:
         super().__init__()
         self.input_shape = (channels, length)
+        self.tokens = length // kernel
         self.kernel = kernel
         self.proj = nn.Linear(channels * kernel, width, bias=False)
         self.norm = nn.LayerNorm(width, eps=norm_eps)
@@ -250,6 +253,8 @@ class TransformerTower(Tower):
     ) -> None:
         super().__init__(family, modality, config, logit_scale=logit_scale)
         width, eps = int(config["width"]), float(config["eps"])
+        if modality != "text" and stem.tokens != int(config["tokens"]) - 1:
+            raise ValueError(f"it has {config['tokens']} positions for {stem.tokens} tokens and one of its class")
         self.is_text = modality == "text"
         self.pools_last = False  # whether the last block gives the pooled token alone (see ``simplify``)
         self.stem = stem

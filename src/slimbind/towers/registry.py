@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from slimbind.errors import CheckpointError, UsageError
-from slimbind.towers import clip, imagebind
+from slimbind.towers import clip, imagebind, mini
 from slimbind.towers.keys import Config, Family, Layout, Read, Rule, Shape, Shapes
 from slimbind.towers.layers import Tower
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (imagebind.FAMILY, clip.FAMILY)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (imagebind.FAMILY, clip.FAMILY, mini.FAMILY)}
 
 
 @dataclass(frozen=True)
