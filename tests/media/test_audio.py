@@ -198,6 +198,12 @@ def test_not_a_number_is_refused(tmp_path, mel, bad):
         mel(path48)
 
 
+def test_samples_out_of_this_world_are_refused(mel):
+    assert np.isfinite(mel((tone(1.0) * 32768, RATE))).all()
+    with pytest.raises(MediaError, match=r"a sample of 1e\+30 .*from -1 to 1"):
+        mel((np.array([0.0, 1e30] * 500, np.float32), RATE))
+
+
 def test_no_sound_and_almost_none(tmp_path, mel):
     path = tmp_path / "empty.wav"
     soundfile.write(path, np.zeros(0, np.float32), RATE)

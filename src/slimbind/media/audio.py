@@ -32,6 +32,7 @@ Wave = NDArray[np.float32]
 # Resampling a piece equals resampling the whole, if it starts this much earlier and ends this much later.
 _MARGIN_SECONDS = 0.1
 _BLOCK = 1 << 16
+_LOUDEST = 1e6  # above any convention for full scale, below what overflows a spectrum
 _RATES = (1_000, 1_000_000)
 _MISSING_SECONDS = 0.1  # headers of lossy files may be off by an encoder's delay
 _KNOWN = "WAV, FLAC, OGG, MP3 and AIFF are read; convert it, for instance with ffmpeg"
@@ -157,8 +158,11 @@ def _piece(
             f"ends {(high - low - len(wave)) / rate:.2f} s before the end its header promises",
             hint="the file was cut or is damaged; copy it again",
         )
-    if not np.isfinite(wave).all():
+    loudest = float(np.abs(wave).max())
+    if not np.isfinite(loudest):
         raise MediaError(name, "has samples that are NaN or infinite", hint="repair it where it was recorded")
+    if loudest > _LOUDEST:
+        raise MediaError(name, f"has a sample of {loudest:g}", hint="floating-point sound runs from -1 to 1")
     if rate == target:
         return wave
     import soxr
