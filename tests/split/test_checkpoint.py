@@ -105,15 +105,6 @@ def test_a_whole_model_is_refused(save):
         open_weights([save(torch.nn.Linear(2, 2))])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # making a TorchScript file warns; reading one must not
-def test_a_torchscript_archive_is_refused_with_the_way_out(tmp_path):
-    path = tmp_path / "script.pt"
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(path))
-    with pytest.raises(UnsafeCheckpointError, match="TorchScript") as caught:
-        open_weights([path])
-    assert "torch.jit.load" in caught.value.hint
-
-
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.9, 0.999])
 @pytest.mark.parametrize("name", ["model.pth", "model.legacy", "model.safetensors"])
 def test_a_cut_file_is_an_error(name, kept, part, save):

@@ -1,4 +1,4 @@
-"""Reads checkpoints a tensor at a time, without running what is in them: PyTorch files (.pth, .bin) and safetensors.
+"""Reads checkpoints a tensor at a time, without running what is in them: PyTorch files (.pth, .bin, .pt), safetensors.
 
 A PyTorch file is a pickle, and a pickle can hold code. It is only ever read by PyTorch's restricted unpickler
 (``weights_only=True``), which knows tensors and plain containers; a file that wants more is refused, and the message
@@ -7,6 +7,7 @@ names what it wanted. The kind of a file is told from its first bytes, not from 
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
@@ -21,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from slimbind.errors import CheckpointError, UnsafeCheckpointError
+from slimbind.towers import torchscript
 from slimbind.towers.weightfile import TYPES
 
 # Mapped pages count as this process's memory until the file is mapped anew, which is done after this many bytes.
@@ -29,7 +31,16 @@ WINDOW_BYTES = 256 << 20
 _MAX_PICKLE_BYTES = 64 << 20  # the pickle holds names and shapes; ImageBind-Huge's has 0.2 MB
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 _DOWNLOAD_AGAIN = "the file is damaged or was cut short: fetch it again"
-_NONSENSE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+_NONSENSE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
 _SAVE_ANEW = "save the state dict alone: torch.save(model.state_dict(), path), or convert it to safetensors"
 
 
@@ -127,6 +138,21 @@ class _Safetensors(Weights):
         self._file = None
 
 
+class _Program(Weights):
+    """A TorchScript archive, of which only the tensors are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stored = torchscript.tensors_in(path)
+        self.shapes = {key: value.shape for key, value in self._stored.items()}
+        self.dtypes = {key: value.dtype for key, value in self._stored.items()}
+        for key, value in self._stored.items():
+            _check_extent(path, key, math.prod(value.shape), value.count)
+
+    def read(self, key: str) -> Tensor:
+        return torchscript.read(self._path, self._stored[key])
+
+
 class _Pickled(Weights):
     """A PyTorch file: mapped where it is a zip archive, read whole where it is of the format before PyTorch 1.6."""
 
@@ -170,8 +196,7 @@ def _open_file(path: Path) -> Weights:
     if not start:
         raise CheckpointError(f"{path} is empty", hint=_DOWNLOAD_AGAIN)
     if start.startswith(b"PK"):
-        _check_archive(path)
-        return _Pickled(path, mapped=True)
+        return _Program(path) if _check_archive(path) else _Pickled(path, mapped=True)
     if start[0] == 0x80:
         return _Pickled(path, mapped=False)
     if len(start) > 8 and start[8:9] == b"{":
@@ -188,8 +213,12 @@ def _explain_unknown(path: Path, start: bytes) -> tuple[str]:
     return (f"{path} is neither a PyTorch file (.pth, .pt, .bin) nor safetensors",)
 
 
-def _check_archive(path: Path) -> None:
-    """Look at a zip archive's table of contents before PyTorch does; raises ``CheckpointError``."""
+def _check_archive(path: Path) -> bool:
+    """Look at a zip archive's table of contents before PyTorch does, and tell whether it holds a program.
+
+    Raises:
+        CheckpointError: it is damaged, or PyTorch did not write it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -197,17 +226,13 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is not a whole zip archive: {error}", hint=_DOWNLOAD_AGAIN) from error
     names = [member.filename for member in members]
     size = path.stat().st_size
-    if any(name.endswith("/constants.pkl") or name == "constants.pkl" for name in names):
-        raise UnsafeCheckpointError(
-            f"{path} is a TorchScript archive: a program with its weights, not weights alone",
-            hint="on a machine where you trust the file: torch.save(torch.jit.load(path).state_dict(), new_path)",
-        )
     if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
         raise CheckpointError(f"{path} is a zip archive, but not one that PyTorch wrote (it has no data.pkl)")
     if len(set(names)) != len(names):
         raise CheckpointError(f"{path} has two members of one name", hint=_DOWNLOAD_AGAIN)
     for member in members:
-        if member.compress_type != zipfile.ZIP_STORED:
+        # A program's source may be packed; it is not read.
+        if member.compress_type != zipfile.ZIP_STORED and "code/" not in member.filename:
             raise CheckpointError(
                 f"{path} has a compressed member {member.filename!r}; PyTorch writes none", hint=_SAVE_ANEW
             )
@@ -218,6 +243,8 @@ def _check_archive(path: Path) -> None:
                 f"{path}: its pickle has {member.file_size} bytes; at most {_MAX_PICKLE_BYTES} are read",
                 hint=_SAVE_ANEW,
             )
+
+    return torchscript.is_torchscript(names)
 
 
 def _torch_load(path: Path, *, mapped: bool) -> object:
@@ -294,9 +321,13 @@ def _checked(value: Tensor, key: str, path: Path) -> Tensor:
     usable: Callable[[torch.dtype], bool] = set(TYPES.values()).__contains__
     if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu" or not usable(value.dtype):
         raise CheckpointError(f"{path}: {key!r} is a {value.layout} tensor of {value.dtype}; plain ones are read only")
-    if value.nbytes > value.untyped_storage().nbytes():
-        raise CheckpointError(
-            f"{path}: {key!r} claims {value.nbytes} bytes but has only {value.untyped_storage().nbytes()} behind it",
-            hint=_DOWNLOAD_AGAIN,
-        )
+    _check_extent(path, key, value.numel(), value.untyped_storage().nbytes() // value.dtype.itemsize)
     return value
+
+
+def _check_extent(path: Path, key: str, claimed: int, there: int) -> None:
+    """A view that repeats values takes little room in a file, and any amount once it is read."""
+    if claimed > there:
+        raise CheckpointError(
+            f"{path}: {key!r} claims {claimed} values but has only {there} behind it", hint=_DOWNLOAD_AGAIN
+        )
