@@ -226,3 +226,18 @@ def test_numbers_that_repeat_a_size_are_checked(open_clip):
     with pytest.raises(CheckpointError, match="'vocab_size' does not hold what the clip family computes"):
         load_towers(weights, {"quick_gelu": True})
     assert set(load_towers(weights | {"vocab_size": torch.tensor(300)}, {"quick_gelu": True})) == {"vision", "text"}
+
+
+def test_examples_fit(open_clip):
+    for vision in (VISION, RESNET):
+        for tower in load_towers(make(open_clip, vision, TEXT, True).state_dict(), {"quick_gelu": True}).values():
+            with torch.no_grad():
+                assert tower(tower.example(3)).shape == (3, 24)
+            assert set(tower.dynamic_axes) == ({0, 1} if tower.modality == "text" else {0})
+
+
+def test_a_resnet_whose_positions_are_no_square(open_clip):
+    shapes = {k: tuple(v.shape) for k, v in make(open_clip, RESNET, TEXT, False).state_dict().items()}
+    key = "visual.attnpool.positional_embedding"
+    with pytest.raises(CheckpointError, match=f"{key} has 7 rows; expected a square and one more"):
+        registry.detect(shapes | {key: (7, shapes[key][1])}, {"quick_gelu": False})
