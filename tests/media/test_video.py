@@ -125,8 +125,8 @@ def test_key_frames_change_nothing_but_the_work(tmp_path, monkeypatch, gop):
     path = tmp_path / "a.mp4"
     write(path, gop=gop)
     decoded = []
-    original = video._Reader._time
-    monkeypatch.setattr(video._Reader, "_time", lambda self, f: decoded.append(self._decoded) or original(self, f))
+    original = video._Reader._upright
+    monkeypatch.setattr(video._Reader, "_upright", lambda self, f: decoded.append(self._decoded) or original(self, f))
     np.testing.assert_array_equal(numbers(views(path)), REFERENCE)
     # Ten frames are wanted; what they depend on is decoded too, never more than once, and nothing else.
     assert max(decoded) <= {1: 40, 12: 110, 1000: 255}[gop]
@@ -230,7 +230,25 @@ def test_a_header_that_lies_about_the_frames(tmp_path, monkeypatch):
 
 
 def test_a_recording_without_a_length(tmp_path):
-    """A live recording that was cut off: no duration, no index."""
+    """Live recordings that were cut off: no duration, no index."""
+
+    class OneWay(io.RawIOBase):
+        def __init__(self) -> None:
+            self.data = b""
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: bytes) -> int:
+            self.data += bytes(data)
+            return len(data)
+
+    live = OneWay()
+    write(live, format_="matroska", gop=30)
+    np.testing.assert_array_equal(numbers(views(live.data)), REFERENCE)
+    with pytest.raises(LimitError):
+        views(live.data, Limits(max_frames=200))
+
     write(tmp_path / "a.ts", codec="mpeg2video")
     data = (tmp_path / "a.ts").read_bytes()
     whole, half = numbers(views(data)), numbers(views(data[: len(data) // 188 // 2 * 188]))

@@ -35,7 +35,7 @@ def resize_and_crop(image: Image.Image, shorter: int, size: int, resample: Image
     """Scale so that the shorter side is ``shorter``, then cut the centre ``size`` x ``size`` out.
 
     Equal, pixel for pixel, to torchvision's ``Resize(shorter)`` and ``CenterCrop(size)`` on a PIL image. Only
-    images over 8 times longer than wide are cropped first, which may round a pixel differently.
+    images over 8 times longer than wide are cropped first, which rounds some pixels differently by a level or two.
     """
     width, height = image.size
     new_width, new_height = scaled_size(width, height, shorter)

@@ -34,12 +34,13 @@ from slimbind.media.spec import ImageSpec, VideoSpec
 from slimbind.modalities import VIDEO_SUFFIXES
 
 HEAD = 192
-_DEMUXERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf"
+_DEMUXERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,ogg,asf"
 _STILLS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"II*\0", b"MM\0*", b"BM")
 _STILL_BRANDS = (b"avif", b"avis", b"mif1", b"msf1", b"heic", b"heix")
 _BOXES = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
-_STARTS = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"FLV\x01", b"OggS")
+_STARTS = (b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba", b"FLV\x01", b"OggS")
 _LATE = Fraction(1, 4)  # of a frame: time stamps in milliseconds are not exact
+_WORTH_A_SEEK = 4  # frames; nearer ones are cheaper to decode through
 _BACK_SECONDS = (0, 2, 20)  # how much earlier to look for a key frame, where an index points too late
 _MEND = "the file is damaged or of an unknown kind; convert it, for instance with ffmpeg, to .mp4"
 
@@ -195,8 +196,9 @@ class _Reader:
         self._begin = Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
         self._decoded = 0
         self._frames: Iterator[Any] = iter(())
-        self._shown: Any = None  # the latest frame at or before the time asked for
-        self._ahead: Any = None  # the one after it, decoded to know that it is after
+        # Time and frame: the latest at or before the time asked for, and the one decoded to know that it is after.
+        self._shown: tuple[Fraction, Any] | None = None
+        self._ahead: tuple[Fraction, Any] | None = None
         self.length = self._duration()
         count = stream.frames or math.ceil(self.length * self.rate)
         _check_length(name, self.length, count, limits)
@@ -218,7 +220,7 @@ class _Reader:
         for packet in self._container.demux(self._stream):
             count += 1
             if count > self._limits.max_frames:
-                break
+                raise _too_many(self.name, count, self._limits)
             if packet.pts is not None:
                 end = max(end, packet.pts * self._stream.time_base)
         self._container.seek(0)
@@ -235,46 +237,46 @@ class _Reader:
                     break
         else:
             self._advance(due)
-        frame = self._shown if self._shown is not None else self._ahead
-        if frame is None:
+        found = self._shown or self._ahead
+        if found is None:
             raise MediaError(self.name, f"holds no picture at {float(time):.2f} s", hint=_MEND)
-        return self._upright(frame)
+        return self._upright(found[1])
 
     def _key_before(self, time: Fraction) -> bool:
         """Whether a key frame lies between where the decoder stands and ``time``, so that a seek saves work."""
-        newest = self._ahead if self._ahead is not None else self._shown
-        position = self._time(newest) if newest is not None else Fraction(0)
-        if time - position < 4 / self.rate:
+        newest = self._ahead or self._shown
+        position = newest[0] if newest else Fraction(0)
+        if time - position < _WORTH_A_SEEK / self.rate:
             return False
         index = self._stream.index_entries
-        wanted = self._stamp(time)
-        if len(index):
-            found = index.search_timestamp(wanted, backward=True, any_frame=False)
-            if found >= 0:
-                stamp = index[found].timestamp * self._stream.time_base - self._begin
-                return bool(stamp > position)
-        return True
+        found = index.search_timestamp(self._stamp(time), backward=True, any_frame=False) if len(index) else -1
+        if found < 0:
+            return True  # the container may still know
+        return bool(index[found].timestamp * self._stream.time_base - self._begin > position)
 
     def _seek(self, time: Fraction) -> None:
-        self._container.seek(max(self._stamp(time), self._stamp(Fraction(0))), stream=self._stream, backward=True)
+        self._container.seek(self._stamp(max(time, Fraction(0))), stream=self._stream, backward=True)
         self._frames = iter(self._container.decode(self._stream))
         self._shown = self._ahead = None
 
     def _advance(self, due: Fraction) -> None:
-        while True:
-            if self._ahead is None:
-                self._ahead = next(self._frames, None)
-                self._decoded += 1
-                if self._decoded > self._limits.max_frames:
-                    raise _too_many(self.name, self._decoded, self._limits)
-            if self._ahead is None or self._time(self._ahead) > due:
+        """Decode until the next frame is after ``due``."""
+        while self._ahead is None or self._ahead[0] <= due:
+            if self._ahead is not None:
+                self._shown = self._ahead
+            frame = next(self._frames, None)
+            if frame is None:
+                self._ahead = None
                 return
-            self._shown, self._ahead = self._ahead, None
+            self._decoded += 1
+            if self._decoded > self._limits.max_frames:
+                raise _too_many(self.name, self._decoded, self._limits)
+            self._ahead = self._time(frame), frame
 
     def _time(self, frame: Any) -> Fraction:  # noqa: ANN401
         stamp = frame.pts if frame.pts is not None else frame.dts
-        if stamp is None:  # a raw stream: count
-            return (self._decoded - 1) / self.rate
+        if stamp is None:  # nobody knows: after the one before
+            return self._shown[0] + 1 / self.rate if self._shown else Fraction(0)
         return Fraction(stamp * frame.time_base) - self._begin
 
     def _stamp(self, time: Fraction) -> int:
