@@ -51,6 +51,25 @@ def test_items_are_taken_as_they_are_needed(toy):
     assert len(taken) <= module._WINDOW
 
 
+def test_results_come_as_soon_as_they_are_there(toy):
+    """With one modality a row does not wait for the rest of the window."""
+    done = []
+    rows = embed_items(
+        toy, (Item(str(n), "text", "red") for n in range(250)), batch_size=1, on_done=lambda: done.append(1)
+    )
+    next(rows)
+    assert 1 <= len(done) < 100
+    assert len(list(rows)) == 249
+    assert len(done) == 250
+
+
+def test_everything_is_counted_as_done_once(toy, toy_folder):
+    done = []
+    reader = Reader("toy", toy.modalities)
+    items = [Item("x", "", error=MediaError("x", "bad")), *reader.texts(["red"]), *reader.paths([str(toy_folder)])]
+    assert len(list(embed_items(toy, items, on_done=lambda: done.append(1)))) == len(items) == len(done)
+
+
 def test_only_the_towers_needed_are_opened(toy):
     toy.unload()
     list(embed_items(toy, [Item("a", "text", "red")]))

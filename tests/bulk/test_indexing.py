@@ -183,7 +183,7 @@ def test_everything_is_reported_once(toy, toy_folder, index):
     write_picture(toy_folder / "zzz.png", (1, 1, 1))
     update(index, toy, toy_folder)
     (toy_folder / "zzz.png").write_bytes(b"")
-    rows, unchanged = [], []
-    update(index, toy, toy_folder, on_row=rows.append, on_unchanged=unchanged.append)
+    rows, done = [], []
+    update(index, toy, toy_folder, on_row=rows.append, on_done=lambda: done.append(1))
     assert [os.path.basename(row.item.id) for row in rows] == ["zzz.png"]
-    assert len(unchanged) == 5
+    assert len(done) == 6

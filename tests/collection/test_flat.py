@@ -214,6 +214,28 @@ def test_a_folder_with_other_things_is_not_taken(tmp_path):
     assert files(tmp_path) == ["letter.txt"]
 
 
+def test_what_a_crash_in_the_first_save_left_is_written_over(tmp_path):
+    for name in ("lock", ".index.json.partial", "vectors-1.npy", "items-1.jsonl"):
+        (tmp_path / name).write_bytes(b"half")
+    make(tmp_path).close()
+    with FlatIndex.open(tmp_path) as index:
+        assert len(index) == 5
+
+
+def test_a_crash_before_publishing_leaves_the_old_state(tmp_path):
+    make(tmp_path / "i").close()
+    number = store.read_header(tmp_path / "i").generation + 1
+    for name in (".index.json.partial", f"vectors-{number}.npy", f"items-{number}.jsonl"):
+        (tmp_path / "i" / name).write_bytes(b"half")
+    with FlatIndex.open(tmp_path / "i", writable=True) as index:
+        assert len(index) == 5
+        index.put(Entry("/p/new.jpg", "vision"), unit(9))
+        index.save()
+    with FlatIndex.open(tmp_path / "i") as index:
+        assert len(index) == 6
+    assert len(files(tmp_path / "i")) == 4
+
+
 def test_an_index_is_not_made_over_an_index(tmp_path):
     make(tmp_path / "i").close()
     with pytest.raises(CollectionError, match="is an index already"):

@@ -58,8 +58,8 @@ def update_index(
     batch_size: int | None = None,
     refresh: bool = False,
     checkpoint_seconds: float = 30.0,
-    on_row: Callable[[Row], None] = lambda row: None,
-    on_unchanged: Callable[[Item], None] = lambda item: None,
+    on_row: Callable[[Row], object] = lambda row: None,
+    on_done: Callable[[], object] = lambda: None,
 ) -> Summary:
     """Make ``index`` hold what is in ``folders`` now; what it holds of other places stays.
 
@@ -76,7 +76,7 @@ def update_index(
         refresh: embed everything again.
         checkpoint_seconds: how often to save.
         on_row: called with the result of each file that was embedded, good or bad.
-        on_unchanged: called with each file that was left as it was.
+        on_done: called as each file is done, those included that were left as they were.
 
     Raises:
         CollectionError: a save failed; what was saved before is still there.
@@ -97,12 +97,12 @@ def update_index(
                 same = old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns)
                 if same and item.error is None and not refresh:
                     summary.unchanged += 1
-                    on_unchanged(item)
+                    on_done()
                 else:
                     yield item
 
     try:
-        for row in embed_items(model, work(), batch_size=batch_size):
+        for row in embed_items(model, work(), batch_size=batch_size, on_done=on_done):
             _apply(index, row, summary)
             on_row(row)
             checkpoints.maybe()

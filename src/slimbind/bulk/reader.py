@@ -122,7 +122,7 @@ class Reader:
                 if entry.is_symlink() and os.path.isdir(entry.path):
                     self.skipped["links to folders"] += 1
                 else:
-                    stack.append((entry.path, entry.is_dir()))
+                    stack.append((entry.path, entry.is_dir(follow_symlinks=False)))
 
     def _modality_in_folder(self, path: str) -> str | None:
         suffix = os.path.splitext(path)[1].lower()

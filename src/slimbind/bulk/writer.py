@@ -115,7 +115,11 @@ class Writer:
 
 
 class Stream:
-    """JSON lines to an open stream, such as standard output; what was written is written."""
+    """JSON lines to standard output; what was written is written.
+
+    Raises:
+        SlimbindError: it cannot be written. A reader that went away is a BrokenPipeError, as ever.
+    """
 
     def __init__(self, stream: BinaryIO, about: About) -> None:
         self._stream = stream
@@ -123,8 +127,13 @@ class Stream:
 
     def write(self, row: Row) -> None:
         """Add one row."""
-        self._format.write(row)
-        self._stream.flush()  # somebody may be waiting for it
+        try:
+            self._format.write(row)
+            self._stream.flush()  # somebody may be waiting for it
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _not_written("standard output", error) from error
 
     def __enter__(self) -> Stream:
         return self
@@ -204,6 +213,6 @@ def _umask() -> int:
     return current
 
 
-def _not_written(path: Path, error: OSError) -> SlimbindError:
+def _not_written(path: Path | str, error: OSError) -> SlimbindError:
     mend = "free some space or choose another place" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
     return SlimbindError(f"{path} was not written: {error.strerror}", hint=mend)

@@ -67,29 +67,46 @@ def main(args: list[str] | None = None) -> None:
 
 def run(args: list[str] | None = None) -> int:
     """Run the program with ``args`` (by default the process's) and return its exit code."""
+    code = _run(args)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # Standard output is pointed elsewhere so that the interpreter's own last flush does not complain as well.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        if not isinstance(error, BrokenPipeError):
+            console.error(f"standard output: {error.strerror}")
+            return code or 1
+    return code
+
+
+def _run(args: list[str] | None) -> int:
     try:
         result: Any = build()(args, standalone_mode=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output went away (`slimbind embed ... | head`): stop, and say nothing. Standard output is
-        # pointed elsewhere so that the interpreter's last flush does not complain either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output went away (`slimbind embed ... | head`): stop, and say nothing. Typer's way of saying
+        # so is SystemExit.
         return 0
     except KeyboardInterrupt:
-        console.say("stopped")
-        return 130
+        result = 130
     except SlimbindError as error:
         if os.environ.get("SLIMBIND_TRACEBACK"):
             raise
         console.error(error.message, error.hint)
         return 3 if isinstance(error, DriftError) else 2 if isinstance(error, UsageError) else 1
     except typer.Exit as stop:
-        return stop.exit_code
+        result = stop.exit_code
     except typer.Abort:
-        console.say("stopped")
-        return 130
+        result = 130
+    except OSError as error:
+        # What no layer below foresaw is still the machine's fault, mostly: standard output on a full disk.
+        if os.environ.get("SLIMBIND_TRACEBACK"):
+            raise
+        console.error(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error))
+        return 1
     except Exception as error:
         return _explain_usage(error)
+    if result == 130:  # from us, or from typer, which catches Ctrl-C and says nothing
+        console.say("stopped")
     return result if isinstance(result, int) else 0
 
 

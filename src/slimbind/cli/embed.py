@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def embed(
     paths: Annotated[
-        list[str] | None, typer.Argument(help="Files and folders; - reads one text per line from standard input.")
+        list[str] | None,
+        typer.Argument(metavar="[PATH...]", help="Files and folders; - reads one text per line from standard input."),
     ] = None,
     text: Annotated[list[str] | None, typer.Option("--text", "-t", help="A text to embed; may be repeated.")] = None,
     output: Annotated[
@@ -77,16 +78,15 @@ def embed(
             open_writer(output, about) if output else Stream(sys.stdout.buffer, about) as writer,
             console.progress("embedding", show=progress) as advance,
         ):
-            for row in embed_items(loaded, items, batch_size=batch_size):
+            for row in embed_items(loaded, items, batch_size=batch_size, on_done=advance):
                 writer.write(row)
-                advance()
                 if row.error is None:
                     done += 1
                 else:
                     failed += 1
                     console.say(f"failed: {row.item.id}: {row.reason}")
     for reason, count in reader.skipped.items():
-        console.say(f"skipped: {count} {reason}")
+        console.say(f"skipped {count}: {reason}")
     if output:
         console.say(f"{done} vectors written to {output}" + (f", {failed} items failed" if failed else ""))
     if failed:

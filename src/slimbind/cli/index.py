@@ -20,7 +20,7 @@ _BY_DEFAULT = ("vision", "audio")  # a folder's texts are mostly not what people
 
 
 def index(
-    folders: Annotated[list[str], typer.Argument(help="Folders to make searchable.")],
+    folders: Annotated[list[str], typer.Argument(metavar="FOLDER...", help="Folders to make searchable.")],
     index_path: options.IndexPath = None,
     model: Annotated[
         str | None,
@@ -64,7 +64,6 @@ def index(
         advance = stack.enter_context(console.progress("indexing", total=total, unit="files", show=progress))
 
         def report(row: Row) -> None:
-            advance()
             if row.error is not None:
                 console.say(f"failed: {row.item.id}: {row.reason}")
 
@@ -76,7 +75,7 @@ def index(
                 roots,
                 batch_size=batch_size,
                 refresh=refresh,
-                on_unchanged=lambda item: advance(),
+                on_done=advance,
                 on_row=report,
             )
         except KeyboardInterrupt:
@@ -84,7 +83,7 @@ def index(
             raise
         count = len(shelf)
     for reason, number in summary.skipped.items():
-        console.say(f"skipped: {number} {reason}")
+        console.say(f"skipped {number}: {reason}")
     console.say(
         f"{place}: {count} files; {summary.added} added, {summary.changed} changed, {summary.unchanged} unchanged, "
         f"{summary.removed} removed, {summary.failed} failed in {summary.seconds:.1f} s"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def info(
     model: Annotated[
-        str, typer.Argument(envvar="SLIMBIND_MODEL", help="A model's name, or the folder of an artifact.")
+        str, typer.Argument(metavar="[MODEL]", envvar="SLIMBIND_MODEL", help="A model's name, or its folder.")
     ] = "mini",
     as_json: options.Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def models(as_json: options.Json = False) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "modalities", "dim", "size", "license", "source", "what it is"):
-        table.add_column(heading, justify="right" if heading in ("dim", "size") else "left")
+        table.add_column(heading, justify="right" if heading in ("dim", "size") else "left", overflow="fold")
     for model in catalog():
         size = f"{model.bytes / 1e6:,.0f} MB" if model.bytes else ""
         where = "comes with slimbind" if model.packaged else model.source
@@ -35,5 +35,5 @@ def models(as_json: options.Json = False) -> None:
         )
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # a pipe has no width; lines cut at 80 columns would lose the sources
+        console.width = 240  # a pipe has no width; lines cut at 80 columns would lose the sources
     console.print(table)

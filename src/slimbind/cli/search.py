@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def search(
-    query: Annotated[str | None, typer.Argument(help="What to look for, in words.", show_default=False)] = None,
+    query: Annotated[
+        str | None, typer.Argument(metavar="[TEXT]", help="What to look for, in words.", show_default=False)
+    ] = None,
     image: Annotated[Path | None, typer.Option("--image", help="A picture or video to find the like of.")] = None,
     audio: Annotated[Path | None, typer.Option("--audio", help="A sound to find the like of.")] = None,
     k: Annotated[int, typer.Option("-k", envvar="SLIMBIND_K", min=1, help="How many answers.")] = 10,

@@ -271,7 +271,9 @@ def check_destination(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise CollectionError(f"{folder} is a file, not an index folder", hint="choose another --index")
     if folder.is_dir() and not (folder / store.HEADER).exists():
-        others = [path.name for path in folder.iterdir() if path.name not in ("lock", f".{store.HEADER}.partial")]
+        # What a first save leaves behind when the power goes is no reason to refuse the next one.
+        ours = ("lock", f".{store.HEADER}.partial", "vectors-1.npy", "items-1.jsonl")
+        others = [path.name for path in folder.iterdir() if path.name not in ours]
         if others:
             raise CollectionError(
                 f"{folder} is not empty and not an index (it has {sorted(others)[0]!r})",
