@@ -18,7 +18,6 @@ from slimbind.towers.layers import Tower
 
 FILE = "tower.onnx"
 OPSET = 20
-_SMALL = 4096
 
 
 def write(tower: Tower, folder: Path, dtype: str) -> None:
@@ -67,16 +66,16 @@ def _export(tower: Tower) -> Any:  # noqa: ANN401  (torch's ONNXProgram, or None
 
 
 def _store_f16(model: Any) -> None:  # noqa: ANN401  (an onnx_ir.Model)
-    """Replace every large f32 initializer that fits into f16 by an f16 one and a cast back to f32."""
+    """Replace every f32 matrix that fits into f16 by an f16 one and a cast back to f32; norms and biases stay."""
     import onnx_ir as ir
 
     graph = model.graph
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size < _SMALL:
+        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
             continue
         array = tensor.numpy()
-        if np.abs(array).max(initial=0) > np.finfo(np.float16).max:
+        if sum(size > 1 for size in array.shape) < 2 or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
             continue
         stored = ir.val(f"{name}.f16", ir.DataType.FLOAT16, array.shape)
         stored.const_value = ir.tensor(array.astype(np.float16), name=stored.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from slimbind.runtime.engine import INPUT, OUTPUT
 from slimbind.towers.layers import Tower
 
 FILE = "tower.xml"
-# Norms and biases are too small for their precision to cost anything, and matter more than their size.
-_SMALL = 4096
 _MARK = "/stored_as_bf16"
 
 
@@ -62,15 +61,22 @@ def trace(tower: Tower) -> Any:  # noqa: ANN401  (openvino has no types)
 
 
 def _store_bf16(ov: Any, model: Any) -> None:  # noqa: ANN401
-    """Replace every large f32 constant by a bf16 one and a conversion back to f32."""
+    """Replace every f32 matrix by a bf16 one and a conversion back to f32.
+
+    Norms and biases stay: they are small, and their precision matters more than their size.
+    """
     for op in model.get_ordered_ops():
-        if op.get_type_name() != "Constant" or op.get_element_type() != ov.Type.f32 or op.data.size < _SMALL:
+        if op.get_type_name() != "Constant" or op.get_element_type() != ov.Type.f32 or not _is_matrix(op.shape):
             continue
         stored = ov.op.Constant(ov.Tensor(_round_bf16(op.data), list(op.shape), ov.Type.bf16), shared_memory=False)
         back = ov.opset15.convert(stored, "f32")
         back.set_friendly_name(op.get_friendly_name() + _MARK)
         for target in op.output(0).get_target_inputs():
             target.replace_source_output(back.output(0))
+
+
+def _is_matrix(shape: Iterable[int]) -> bool:
+    return sum(size > 1 for size in shape) >= 2
 
 
 def _round_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

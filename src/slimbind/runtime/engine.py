@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbind.artifact import ModelInfo, TowerEntry
-from slimbind.errors import UsageError
+from slimbind.errors import ArtifactError, UsageError
 
 INPUT = "input"
 OUTPUT = "vectors"  # not "embedding": a layer of that name would collide in ONNX
@@ -97,9 +97,12 @@ def single_file(folder: Path, entry: TowerEntry, suffix: str) -> Path:
     """The one file of a tower that ends in ``suffix``.
 
     Raises:
-        UsageError: there is none, or more than one.
+        ArtifactError: there is none, or more than one.
     """
     found = [folder / file.path for file in entry.files if file.path.endswith(suffix)]
     if len(found) != 1:
-        raise UsageError(f"the tower lists {len(found)} files ending in {suffix}; engine {entry.engine} needs one")
+        raise ArtifactError(
+            f"{folder} lists {len(found)} files ending in {suffix} for this tower; its engine needs one",
+            hint="build the artifact again",
+        )
     return found[0]

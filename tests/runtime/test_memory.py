@@ -1,0 +1,149 @@
+"""Memory: a tower costs about its weights while it is open, and nothing once it is closed."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from slimbind.artifact import ArtifactWriter, ModelInfo
+from slimbind.media.spec import ImuSpec
+from slimbind.runtime import memory, quiet
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+MIB = 1 << 20
+WIDTH, LAYERS = 2048, 10
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory):
+    """An artifact whose towers, imu and depth, are stacks of linear layers: 160 MiB in f32 each."""
+    ov = quiet.openvino()
+    op = ov.opset13
+    random = np.random.default_rng(0)
+    signal = op.parameter([-1, 6, 2000], np.float32, name="input")
+    x = op.reshape(signal, op.constant(np.array([0, 12000])), True)
+    x = op.matmul(x, op.constant(random.normal(size=(12000, 64)).astype(np.float32)), False, False)
+    x = op.matmul(x, op.constant(random.normal(size=(64, WIDTH)).astype(np.float32)), False, False)
+    for _ in range(LAYERS):
+        x = op.matmul(x, op.constant(random.normal(size=(WIDTH, WIDTH)).astype(np.float32) / 45), False, False)
+        x = op.tanh(x)
+    unit = op.normalize_l2(x, op.constant(np.array([1])), 1e-12, "max")
+    model = ov.Model([unit], [signal], "heavy")
+    folder = tmp_path_factory.mktemp("heavy") / "heavy"
+    info = ModelInfo(id="heavy", family="mini", license="CC0-1.0")
+    with ArtifactWriter(folder, model=info, embedding_dim=WIDTH) as writer:
+        for modality, scheme in (("imu", "f32"), ("depth", "bf16")):
+            ov.save_model(model, writer.folder(modality) / "tower.xml", compress_to_fp16=False)
+            writer.add(modality, engine="openvino", scheme=scheme, parameters=0, preprocess=ImuSpec())
+    return folder
+
+
+def measure(code, folder):
+    """Run ``code`` in a fresh process; ``rss()`` there is in MiB, and the list ``told`` comes back."""
+    program = f"""
+        import json
+        import numpy as np
+        import slimbind
+        from slimbind.runtime.memory import resident_bytes, mapped_files
+        def rss():
+            return resident_bytes() / {MIB}
+        signal = [np.random.default_rng(0).normal(size=(6, 2000)).astype(np.float32)]
+        told = []
+        model = slimbind.load({str(folder)!r}, threads=1, verify=False)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program) + textwrap.dedent(code) + "\nprint(json.dumps(told))"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_an_open_tower_costs_its_weights_and_a_closed_one_nothing(heavy):
+    # The first round loads the engine's libraries, which stay: what is measured is the second.
+    start, opened, used, closed = measure(
+        """
+        for _ in range(2):
+            told.clear()
+            told.append(rss())
+            model.embed(signal, "imu")
+            told.append(rss())
+            for size in (1, 3, 8):
+                model.embed(signal * size, "imu", batch_size=size)
+            told.append(rss())
+            model.unload()
+            told.append(rss())
+        """,
+        heavy,
+    )
+    weights = (heavy / "imu" / "tower.bin").stat().st_size / MIB
+    assert weights > 150
+    assert 0.9 * weights < opened - start <= 1.15 * weights
+    assert used - start <= 1.15 * weights
+    assert closed - start <= 0.05 * weights
+
+
+def test_nothing_of_the_other_towers_is_in_memory(heavy):
+    (files,) = measure('model.embed(signal, "imu"); told.append(sorted(mapped_files(model.artifact.folder)))', heavy)
+    assert files == [str((heavy / "imu" / "tower.bin").resolve())]
+
+
+def test_an_idle_tower_gives_its_memory_back(heavy):
+    before, after = measure(
+        """
+        import time
+        model = slimbind.load(model.artifact.folder, threads=1, verify=False, idle_ttl=0.2)
+        model.embed(signal, "imu")
+        told.append(rss())
+        end = time.monotonic() + 20
+        while model.loaded and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(0.3)
+        told.append(rss())
+        """,
+        heavy,
+    )
+    assert before - after > 0.9 * (heavy / "imu" / "tower.bin").stat().st_size / MIB
+
+
+def test_dropped_pages_are_not_resident_and_read_the_same(tmp_path):
+    (tmp_path / "a").mkdir()
+    path = tmp_path / "a" / "weights"
+    path.write_bytes(np.random.default_rng(0).bytes(40 * MIB))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        first = bytes(view)
+        full = memory.resident_bytes()
+        assert memory.mapped_files(tmp_path / "a") == {str(path.resolve())}
+        assert memory.drop_file_pages(tmp_path / "other") == 0
+        assert memory.drop_file_pages(tmp_path / "a") == 40 * MIB
+        assert full - memory.resident_bytes() > 30 * MIB
+        assert bytes(view) == first
+
+
+def test_changed_pages_are_never_dropped(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(MIB))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
+        view[:4] = b"mine"
+        assert memory.drop_file_pages(tmp_path) == 0
+        assert view[:4] == b"mine"
+
+
+def test_elsewhere_they_do_nothing(monkeypatch, tmp_path):
+    memory._libc.cache_clear()
+    monkeypatch.setattr(sys, "platform", "sunos5")
+    try:
+        assert memory.drop_file_pages(tmp_path) == 0
+        memory.trim_heap()
+    finally:
+        monkeypatch.undo()
+        memory._libc.cache_clear()
