@@ -213,11 +213,52 @@ def test_the_activation_must_be_told(open_clip):
         ({"quick_gelu": True, "vision_heads": 3}, "vision_heads is 3; the tower's width 128 must be a whole multiple"),
         ({"vision_cfg": {"timm_model_name": "convnext"}}, "tower of another library"),
         ({"vision_cfg": {"pool_type": "avg"}}, "pool_type is 'avg'; supported: tok, argmax"),
+        ({"vision_cfg": 3}, "vision_cfg is 3; it must be an object"),
+        ({"vision_cfg": {"norm_kwargs": {"eps": "x"}}}, "LayerNorm epsilon is 'x'"),
+        ({"vision_cfg": {"head_width": 0, "width": 128, "layers": 2}}, "head_width is 0"),
+        ({"text_config": [1]}, r"text_config is \[1\]; it must be an object"),
+        ({"quick_gelu": "no"}, "quick_gelu is 'no'; allowed: true, false"),
+        ({"quick_gelu": True, "text_heads": True}, "text_heads is True"),
+        (["openai"], "the config is a list"),
     ],
 )
 def test_configs_that_do_not_fit(open_clip, config, message):
     with pytest.raises(CheckpointError, match=message):
         registry.detect(shapes_of(open_clip), config)
+
+
+@pytest.mark.parametrize("vision", [VISION, RESNET])
+def test_no_shape_can_be_wrong(open_clip, vision):
+    """Not of any key, also not of those that are folded or joined with others."""
+    shapes = {k: tuple(v.shape) for k, v in make(open_clip, vision, TEXT, False).state_dict().items()}
+    # How many words a model knows, and how long a text it takes, can be anything.
+    free = ("token_embedding.weight", "positional_embedding")
+    for key, shape in shapes.items():
+        if shape and key not in free:
+            with pytest.raises(CheckpointError):
+                registry.detect(shapes | {key: (shape[0] + 1, *shape[1:])}, {"quick_gelu": False})
+    for key in ("self_attn.k_proj.weight", "self_attn.v_proj.bias"):
+        if vision is VISION:
+            one = f"text_model.encoder.layers.1.{key}"
+            weights = hugging_face(make(open_clip, vision, TEXT, False).state_dict())
+            weights[one] = weights[one][:-1]
+            with pytest.raises(CheckpointError, match=one):
+                load_towers(weights, {"quick_gelu": False})
+
+
+def test_the_logit_scale_belongs_to_a_whole_model(open_clip):
+    shapes = shapes_of(open_clip)
+    del shapes["logit_scale"]
+    with pytest.raises(CheckpointError, match="lacks 1 key: 'logit_scale'"):
+        registry.detect(shapes, {"quick_gelu": False})
+    alone = {key: shape for key, shape in shapes.items() if not key.startswith("visual.")}
+    assert registry.detect(alone, {"quick_gelu": False}).configs["text"]["logit_scale"] is False
+
+
+def test_towers_of_different_spaces(open_clip):
+    shapes = shapes_of(open_clip)
+    with pytest.raises(CheckpointError, match=r"different size: \{'vision': 24, 'text': 7\}"):
+        registry.detect(shapes | {"text_projection": (64, 7)}, {"quick_gelu": False})
 
 
 def test_numbers_that_repeat_a_size_are_checked(open_clip):

@@ -108,7 +108,7 @@ def read(shapes: Shapes, config: Mapping[str, Any] | None) -> Layout:
         key.startswith((names["text"]["blocks"], "text_model.")) for key in shapes
     ):
         _add_transformer(layout, "text", names["text"], shapes, given, hugging_face=hugging_face)
-        if _LOGIT_SCALE in shapes:
+        if layout.configs["text"]["logit_scale"]:
             layout.rules["text"]["log_logit_scale"] = copy(_LOGIT_SCALE)
     for key, expected in _numbers(layout).items():
         if key in shapes:
@@ -149,7 +149,7 @@ def _add_transformer(
         "dim": require(shapes, projection, 2)[dim_axis],
         "tokens": tokens,
         "activation": _activation(modality, given),
-        "eps": float(given.get(f"{modality}_eps", NORM_EPS)),
+        "eps": given.get(f"{modality}_eps", NORM_EPS),
         "norm_pre": modality == "vision",
         "bias_kv": False,
     }
@@ -159,7 +159,8 @@ def _add_transformer(
     else:
         config |= {
             "vocabulary": require(shapes, names["stem.embedding.weight"], 2)[0],
-            "logit_scale": _LOGIT_SCALE in shapes,
+            # A text tower that was saved alone comes without; beside a vision tower it belongs to the model.
+            "logit_scale": _LOGIT_SCALE in shapes or "vision" in layout.configs,
         }
     layout.configs[modality] = config
     layout.rules[modality] = _rules(names, config["depth"], hugging_face=hugging_face)
@@ -206,37 +207,37 @@ def _activation(modality: str, given: Config) -> str:
             hint="give the model's config file, or one that says "
             '{"quick_gelu": true} for OpenAI\'s models and those trained like them, {"quick_gelu": false} for others',
         )
-    if name not in ACTIVATIONS:
+    if not isinstance(name, str) or name not in ACTIVATIONS:
         raise CheckpointError(
             f"the config's {modality} activation is {name!r}; allowed: {', '.join(sorted(ACTIVATIONS))}",
             hint="this variant of CLIP is not supported",
         )
-    return str(name)
+    return name
 
 
 def _flat(config: Mapping[str, Any] | None) -> Config:
     """One flat form for the three kinds of config: ``<modality>_{activation, heads, eps}``."""
     if not config:
         return {}
-    config = config.get("model_cfg") or config
+    config = _part(config, "model_cfg") or config
     flat: Config = {key: config[key] for key in ("vision_heads", "text_heads") if key in config}
-    alone = {"clip_vision_model": "vision", "clip_text_model": "text"}.get(config.get("model_type", ""))
+    alone = {"clip_vision_model": "vision", "clip_text_model": "text"}.get(str(config.get("model_type")))
     if alone is not None:
         config = {f"{alone}_config": config}
     if "vision_config" in config or "text_config" in config:
         for modality, heads in (("vision", 12), ("text", 8)):
-            part = config.get(f"{modality}_config") or {}
+            part = _part(config, f"{modality}_config")
             # What a Hugging Face config leaves out has these values.
             flat[f"{modality}_activation"] = part.get("hidden_act", "quick_gelu")
             flat[f"{modality}_heads"] = part.get("num_attention_heads", heads)
-            flat[f"{modality}_eps"] = part.get("layer_norm_eps", NORM_EPS)
+            flat[f"{modality}_eps"] = _eps(part.get("layer_norm_eps", NORM_EPS))
         return flat
     if "vision_cfg" in config or "text_cfg" in config:
-        flat |= _flat_openclip(config.get("vision_cfg") or {}, config.get("text_cfg") or {})
-        activation = "quick_gelu" if config.get("quick_gelu", False) else "gelu"
+        flat |= _flat_openclip(_part(config, "vision_cfg"), _part(config, "text_cfg"))
+        activation = _quick(config.get("quick_gelu", False))
         return flat | {"vision_activation": activation, "text_activation": activation}
     if "quick_gelu" in config:
-        activation = "quick_gelu" if config["quick_gelu"] else "gelu"
+        activation = _quick(config["quick_gelu"])
         flat |= {"vision_activation": activation, "text_activation": activation}
     return flat
 
@@ -260,11 +261,30 @@ def _flat_openclip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Config
     if "heads" in text:
         flat["text_heads"] = text["heads"]
     if "head_width" in vision and "width" in vision and isinstance(vision.get("layers"), int):
-        flat["vision_heads"] = vision["width"] // vision["head_width"]
+        flat["vision_heads"] = vision["width"] // check_heads("head_width", vision["head_width"], vision["width"])
     for modality, part in (("vision", vision), ("text", text)):
-        if "eps" in (part.get("norm_kwargs") or {}):
-            flat[f"{modality}_eps"] = part["norm_kwargs"]["eps"]
+        if "eps" in _part(part, "norm_kwargs"):
+            flat[f"{modality}_eps"] = _eps(part["norm_kwargs"]["eps"])
     return flat
+
+
+def _part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = config.get(key)
+    if part is not None and not isinstance(part, Mapping):
+        raise CheckpointError(f"the config's {key} is {part!r}; it must be an object", hint="correct the config")
+    return part or {}
+
+
+def _quick(value: object) -> str:
+    if not isinstance(value, bool):
+        raise CheckpointError(f"the config's quick_gelu is {value!r}; allowed: true, false", hint="correct the config")
+    return "quick_gelu" if value else "gelu"
+
+
+def _eps(value: object) -> float:
+    if not isinstance(value, float) or not 0 < value < 1:
+        raise CheckpointError(f"the config's LayerNorm epsilon is {value!r}", hint="correct the config; usual is 1e-5")
+    return value
 
 
 def _anything(tensor: Tensor) -> bool:

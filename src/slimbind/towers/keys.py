@@ -41,8 +41,16 @@ class Rule:
     op: Literal["copy", "transpose", "concat", "bn_weight", "bn_bias"] = "copy"
 
     def shape(self, shapes: Shapes) -> Shape:
-        """The shape that the rule makes from the shapes of its sources."""
-        first = shapes[self.sources[0]]
+        """The shape that the rule makes from the shapes of its sources; raises ``CheckpointError`` if they differ."""
+        first, *others = (shapes[key] for key in self.sources)
+        wanted = first if self.op == "concat" else first[:1]
+        for key, shape in zip(self.sources[1:], others, strict=True):
+            if shape != wanted:
+                raise CheckpointError(
+                    f"the checkpoint's {key!r} has shape {list(shape)}; beside {self.sources[0]!r} it must have "
+                    f"{list(wanted)}",
+                    hint="the file is damaged or of another model",
+                )
         if self.op == "transpose":
             return first[::-1]
         if self.op == "concat":
@@ -127,7 +135,7 @@ def require(shapes: Shapes, key: str, axes: int) -> Shape:
 
 def check_heads(key: str, heads: object, width: int) -> int:
     """``heads`` if ``width`` can be shared among so many; raises ``CheckpointError`` naming the config's ``key``."""
-    if not isinstance(heads, int) or heads < 1 or width % heads:
+    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
         raise CheckpointError(
             f"the config's {key} is {heads!r}; the tower's width {width} must be a whole multiple of it",
             hint="correct the config",

@@ -61,6 +61,8 @@ def detect(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Checkpoin
         CheckpointError: no known family; a key is missing, left over or has the wrong shape; the config does not fit.
     """
     shapes = {key: tuple(shape) for key, shape in shapes.items()}
+    if config is not None and not isinstance(config, Mapping):
+        raise CheckpointError(f"the config is a {type(config).__name__}", hint="it must be a JSON object")
     family = next((f for f in FAMILIES.values() if f.claims(shapes)), None)
     if family is None or family.read is None:
         known = ", ".join(sorted(name for name, f in FAMILIES.items() if f.read is not None))
@@ -74,6 +76,12 @@ def detect(shapes: Shapes, config: Mapping[str, Any] | None = None) -> Checkpoin
             raise CheckpointError(f"the checkpoint's {key!r} is empty: shape {list(shape)}", hint="the file is damaged")
     layout = family.read(shapes, config)
     _check_keys(family.name, shapes, layout)
+    dims = {modality: found["dim"] for modality, found in layout.configs.items()}
+    if len(set(dims.values())) > 1:
+        raise CheckpointError(
+            f"the checkpoint's towers embed into spaces of different size: {dims}",
+            hint="the file is damaged, or joined from several models",
+        )
     made: dict[str, dict[str, Shape]] = {}
     for modality, rules in layout.rules.items():
         tower = build(family.name, modality, layout.configs[modality])
