@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,8 +25,12 @@ class QuietServer(ThreadingHTTPServer):
         pass
 
 
-def serve(handler: type[BaseHTTPRequestHandler]) -> Iterator[QuietServer]:
+def serve(handler: type[BaseHTTPRequestHandler], *, certificate: Path | None = None) -> Iterator[QuietServer]:
     server = QuietServer(("127.0.0.1", 0), handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     yield server
@@ -50,10 +55,29 @@ class Shop:
     url: str = ""
 
 
+CERTIFICATE = Path(__file__).with_name("localhost.pem")
+
+
 @pytest.fixture
 def shop() -> Iterator[Shop]:
+    """Over http, which is allowed on this machine."""
     state = Shop()
+    for server in serve(_handler(state)):
+        state.url = f"http://127.0.0.1:{server.server_port}"
+        yield state
 
+
+@pytest.fixture
+def safe_shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """Over https, with a certificate that is trusted in this test."""
+    state = Shop()
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    for server in serve(_handler(state), certificate=CERTIFICATE):
+        state.url = f"https://localhost:{server.server_port}"
+        yield state
+
+
+def _handler(state: Shop) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -113,9 +137,7 @@ def shop() -> Iterator[Shop]:
             if not state.length:
                 self.close_connection = True
 
-    for server in serve(Handler):
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        yield state
+    return Handler
 
 
 @dataclass

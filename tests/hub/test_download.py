@@ -249,6 +249,26 @@ def test_a_redirect_may_not_leave_for_an_open_line(shop, path):
     assert not path.exists()
 
 
+def test_https_is_resumed_too(safe_shop, path):
+    safe_shop.content, safe_shop.cut_after = CONTENT, [100_000]
+    fetch(f"{safe_shop.url}/m.pth", path, sha256=SUM)
+    assert path.read_bytes() == CONTENT
+    assert safe_shop.requests[-1]["range"] == "bytes=100000-"
+
+
+def test_a_stranger_with_a_certificate_of_its_own_is_refused_at_once(safe_shop, path, monkeypatch):
+    monkeypatch.delenv("SSL_CERT_FILE")
+    with pytest.raises(HubError, match="self-signed"):
+        fetch(f"{safe_shop.url}/m.pth", path)
+    assert safe_shop.requests == []
+
+
+def test_https_does_not_lead_to_http(safe_shop, path):
+    safe_shop.redirects = ["http://127.0.0.1:9/m.pth"]
+    with pytest.raises(HubError, match="not encrypted"):
+        fetch(f"{safe_shop.url}/m.pth", path)
+
+
 @pytest.mark.parametrize(
     "url",
     [

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import tempfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from slimbind.errors import CheckpointError, UnsafeCheckpointError
 from slimbind.towers import checkpoint as module
@@ -174,3 +178,30 @@ def test_values_that_are_no_plain_tensors_are_named(value, part, save):
 def test_a_file_without_a_state_dict_is_an_error(content, save):
     with pytest.raises(CheckpointError, match="no state dict"):
         open_weights([save(content)])
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    name=st.sampled_from(["model.pth", "model.legacy", "model.safetensors"]),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=3),
+    kept=st.floats(0, 1) | st.just(1.0),
+)
+def test_a_changed_or_cut_file_never_escapes(name, changes, kept):
+    """Whatever is broken in a file, the answer is tensors or one of our errors."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        state = {"a.weight": torch.ones(3, 4), "scale": torch.tensor(1.0), "ids": torch.arange(5)}
+        if name.endswith(".safetensors"):
+            save_file(state, path)
+        else:
+            torch.save(state, path, _use_new_zipfile_serialization=not name.endswith(".legacy"))
+        raw = bytearray(path.read_bytes())
+        for place, byte in changes:
+            raw[int(place * len(raw))] = byte
+        path.write_bytes(raw[: max(1, int(kept * len(raw)))])
+        try:
+            with open_weights([path]) as weights:
+                for key in weights.shapes:
+                    weights.read(key)
+        except CheckpointError:
+            pass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import struct
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
@@ -40,6 +41,8 @@ _NONSENSE = (
     AttributeError,
     AssertionError,
     MemoryError,
+    ArithmeticError,
+    struct.error,
 )
 _SAVE_ANEW = "save the state dict alone: torch.save(model.state_dict(), path), or convert it to safetensors"
 
@@ -264,16 +267,7 @@ def _torch_load(path: Path, *, mapped: bool) -> object:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     # The restricted unpickler answers nonsense with whatever exception the nonsense leads to.
-    except (
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-    ) as error:
+    except _NONSENSE as error:
         raise CheckpointError(
             f"{path} cannot be read as a PyTorch file: {_first_line(error) or type(error).__name__}",
             hint=_DOWNLOAD_AGAIN,
