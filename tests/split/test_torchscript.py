@@ -139,7 +139,7 @@ def test_nonsense_is_an_error(raw, archive, tmp_path):
         open_weights([rewrite(archive[0], tmp_path / "broken.pt", {"data.pkl": raw})])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=150)
 @given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
 def test_one_changed_byte_never_escapes(place, byte, tmp_path_factory):
     """Whatever a changed module tree says, the answer is weights or one of our errors."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -35,7 +36,16 @@ _DTYPES = {
 }
 _LISTS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist")
 # What an unpickler answers to nonsense depends on the nonsense.
-_NONSENSE = (ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, RecursionError)
+_NONSENSE = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+)
 _DAMAGED = "the file is damaged or was cut short: fetch it again"
 
 
