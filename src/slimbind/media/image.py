@@ -63,10 +63,8 @@ class ImagePreprocessor:
             )
         self.spec = spec
         self.limits = limits
-        levels = np.arange(256, dtype=np.float32) / np.float32(255)
-        mean, std = np.asarray(spec.mean, np.float32), np.asarray(spec.std, np.float32)
-        # One look-up instead of three passes of arithmetic, and the same rounding as the reference.
-        self._levels = np.ascontiguousarray((levels[None] - mean[:, None]) / std[:, None])
+        self._mean = np.asarray(spec.mean, np.float32)[:, None, None]
+        self._std = np.asarray(spec.std, np.float32)[:, None, None]
 
     def __call__(self, item: object) -> NDArray[np.float32]:
         """One item to ``[1, 3, size, size]``, a video to ``[views, 3, frames, size, size]``; see the class."""
@@ -99,10 +97,12 @@ class ImagePreprocessor:
         with decoding(name, "decode the image", hint="the file is damaged or incomplete; save it again"):
             flat = to_rgb(upright(image), name)
             pixels = np.asarray(resize_and_crop(flat, spec.resize, spec.size, _RESAMPLE[spec.interpolation]))
-        out = np.empty((1, 3, spec.size, spec.size), np.float32)
-        for channel in range(3):
-            np.take(self._levels[channel], pixels[:, :, channel], out=out[0, channel])
-        return out
+        # In place, and in this order: it rounds as the reference does.
+        out = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+        out /= np.float32(255)
+        out -= self._mean
+        out /= self._std
+        return out[None]
 
 
 def open_image(source: Source, limits: Limits) -> Image.Image:
