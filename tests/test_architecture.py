@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collection": BASE | {"codecs", "collection"},
     "bulk": STORE | {"runtime", "collection", "codecs", "bulk"},
     "cli": BUILD | {"collection", "codecs", "bulk", "cli"},
+    "__main__": BASE | {"cli"},
     "models": set(),
     "__init__": BUILD | {"collection"},  # lazily, or for type checkers only
 }

@@ -1,0 +1,67 @@
+"""Writes the tables of README.md and docs from the JSON results: `make tables`. The tests fail when they drift.
+
+A page asks for a table with a pair of comments, `<!-- table: NAME -->` and `<!-- end -->`; what stands between them is
+written by this script and by nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def exact() -> str:
+    """What the exact rewrites save."""
+    result = _read("exact")
+    rows = [
+        (row["row"], f"{row['gain']:.2f}x", f"{row['gain_range'][0]:.2f}-{row['gain_range'][1]:.2f}", _tiny(row))
+        for row in result["rows"]
+    ]
+    return _table(("rewrite (reference: the plain tower)", "gain", "range", "greatest difference"), rows) + _note(result)
+
+
+def _tiny(row: dict[str, Any]) -> str:
+    return f"{row['difference']:.0e}" + (f" ({row['difference_of']})" if "difference_of" in row else "")
+
+
+TABLES: dict[str, Callable[[], str]] = {"exact": exact}
+
+
+def render(page: str) -> str:
+    """A page with all its tables written anew."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}{found[3]}", page)
+
+
+def pages() -> list[Path]:
+    """The pages that have tables."""
+    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if _BLOCK.search(page.read_text())]
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [tuple(head)]
+    lines += [("---",) * len(lines[0]), *(tuple(row) for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _note(result: dict[str, Any]) -> str:
+    told = result["environment"]
+    machine = f"{told['cores']} cores {told['cpu']}, {told['threads']} thread(s)"
+    versions = ", ".join(f"{name} {told[name]}" for name in ("python", "torch", "openvino", "onnxruntime") if name in told)
+    return f"\n`{result['command']}`; {machine}; {versions}; {told['time'][:10]}.\n"
+
+
+if __name__ == "__main__":
+    for path in pages():
+        path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
