@@ -127,7 +127,8 @@ def test_a_cut_file_is_an_error(name, kept, part, save):
         (b"<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
         (b"just some text, longer than eight bytes", "neither"),
         (b"\x80\x02}q\x00.", "cannot be read|not a plain pickle"),
-        (struct.pack("<Q", 1 << 60) + b"{}", "safetensors"),
+        (struct.pack("<Q", 1 << 60) + b"{}", "neither"),
+        (struct.pack("<Q", 1 << 30) + b"{}", "not a valid safetensors"),
     ],
 )
 def test_files_that_are_something_else_say_so(content, cause, tmp_path):
@@ -135,6 +136,16 @@ def test_files_that_are_something_else_say_so(content, cause, tmp_path):
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=cause):
         open_weights([path])
+
+
+@pytest.mark.parametrize("length", [0x80, 0x4B50, 0x80 + 256])
+def test_a_safetensors_file_is_known_whatever_its_headers_length(length, tmp_path):
+    """The length comes first, and its bytes may be those that a pickle or a zip archive begins with."""
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = tmp_path / "model.bin"
+    path.write_bytes(struct.pack("<Q", length) + header.ljust(length) + struct.pack("<f", 2.5))
+    with open_weights([path]) as weights:
+        assert weights.read("a").tolist() == [2.5]
 
 
 def test_a_missing_file_is_an_error(tmp_path):

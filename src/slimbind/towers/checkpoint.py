@@ -43,6 +43,7 @@ _NONSENSE = (
     MemoryError,
     ArithmeticError,
     struct.error,
+    SafetensorError,  # PyTorch hands a file of that name on, whatever is in it
 )
 _SAVE_ANEW = "save the state dict alone: torch.save(model.state_dict(), path), or convert it to safetensors"
 
@@ -198,12 +199,13 @@ def _open_file(path: Path) -> Weights:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     if not start:
         raise CheckpointError(f"{path} is empty", hint=_DOWNLOAD_AGAIN)
+    # First, because a header's length may happen to begin like a pickle (0x80) or a zip archive (0x4b50).
+    if start[4:9] == b"\0\0\0\0{":
+        return _Safetensors(path)
     if start.startswith(b"PK"):
         return _Program(path) if _check_archive(path) else _Pickled(path, mapped=True)
     if start[0] == 0x80:
         return _Pickled(path, mapped=False)
-    if len(start) > 8 and start[8:9] == b"{":
-        return _Safetensors(path)
     raise CheckpointError(*_explain_unknown(path, start))
 
 
