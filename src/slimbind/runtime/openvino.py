@@ -17,8 +17,9 @@ from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 # How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
 # AVX512-BF16 or AMX, f16 on ARM; f32 where there is none.
-_PRECISION = {"f32": "f32", "f16": "f16", "bf16": "bf16"}
-_QUANTIZED_PRECISION = "bf16"  # the layers that stay in floating point beside int8 ones
+# Beside weights of 8 bits the rest is cheap, so those schemes stay in f32 and give the same vectors on every CPU.
+_PRECISION = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8-static": "f32", "int8-weight": "f32"}
+_OTHER_PRECISION = "bf16"
 
 
 class OpenVinoSession:
@@ -80,7 +81,7 @@ class OpenVino:
             # Pinning takes a process that shares its CPUs with others hostage to the busiest of them.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": options.threads,
-            "INFERENCE_PRECISION_HINT": _PRECISION.get(entry.scheme, _QUANTIZED_PRECISION),
+            "INFERENCE_PRECISION_HINT": _PRECISION.get(entry.scheme, _OTHER_PRECISION),
         }
         if options.cache_dir is not None:
             settings["CACHE_DIR"] = str(options.cache_dir)
