@@ -147,3 +147,20 @@ def test_elsewhere_they_do_nothing(monkeypatch, tmp_path):
     finally:
         monkeypatch.undo()
         memory._libc.cache_clear()
+
+
+def test_what_a_tower_costs_is_known_after_its_first_use(heavy):
+    opened, used = measure(
+        """
+        model.embed(signal, "depth")
+        model.unload()
+        model = slimbind.load(model.artifact.folder, threads=1, verify=False, preload=["imu"])
+        told.append(model.loaded["imu"].resident)
+        model.embed(signal, "imu")
+        told.append(model.loaded["imu"].resident)
+        """,
+        heavy,
+    )
+    weights = (heavy / "imu" / "tower.bin").stat().st_size
+    assert 0.9 * weights < used <= 1.15 * weights
+    assert opened != used

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -42,7 +42,8 @@ def load(
     """Open a model. Only its manifest is read; a tower is opened when its modality is first used.
 
     Args:
-        source: ``mini`` (comes with slimbind), a folder, ``hf://org/repo[@revision]``, or ``https://...``.
+        source: ``mini`` (comes with slimbind), a folder, or ``hf://org/repo[@revision]``, of which a tower is fetched when
+            it is first used.
         threads: threads of a forward pass; by default ``SLIMBIND_THREADS``, else the CPUs this process may use.
         memory_budget: most bytes of weights open at once, as a number or like ``"2GB"`` (10^9) or ``"2GiB"`` (2^30).
             The tower used least recently is closed to make room.
@@ -56,10 +57,11 @@ def load(
         HubError, ArtifactError: there is no such model, or it is damaged or too new.
         UsageError: an argument has a value that is not allowed.
     """
-    from slimbind.hub import resolve
+    from slimbind.hub import fetcher, resolve
 
+    folder = resolve(source, modalities=())  # the manifest; a tower's files come when the tower is first used
     return Model(
-        Artifact.open(resolve(os.fspath(source))),
+        Artifact.open(folder),
         threads=threads,
         memory_budget=memory_budget,
         idle_ttl=idle_ttl,
@@ -67,13 +69,14 @@ def load(
         limits=limits,
         verify=verify,
         cache_dir=cache_dir,
+        fetch=fetcher(source, folder),
     )
 
 
 class Model:
     """An artifact in use. Safe to share between threads; ``with slimbind.load(...) as model`` closes it at the end.
 
-    See ``load`` for the arguments.
+    See ``load`` for the arguments; ``fetch`` brings the files of one modality before they are first read.
     """
 
     def __init__(
@@ -87,8 +90,11 @@ class Model:
         limits: Limits | None = None,
         verify: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
+        fetch: Callable[[str], object] | None = None,
     ) -> None:
         self.artifact = artifact
+        self._fetch = fetch
+        self._unfetched = set(artifact.modalities) if fetch is not None else set()
         if idle_ttl is not None and not idle_ttl > 0:
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
         self._options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
@@ -189,13 +195,17 @@ class Model:
         self.artifact.tower(modality)
 
     def _open(self, modality: str) -> Session:
-        self._verify(modality)
+        self._have(modality)
         entry = self.artifact.tower(modality)
         info = self.artifact.manifest.model
         return engine(entry.engine).open(self.artifact.folder, entry, self._options, model=info, modality=modality)
 
-    def _verify(self, modality: str) -> None:
+    def _have(self, modality: str) -> None:
+        """Make sure that a tower's files are on this machine, and are those of the manifest."""
         with self._verifying[modality]:
+            if self._fetch is not None and modality in self._unfetched:
+                self._fetch(modality)
+                self._unfetched.discard(modality)
             if modality in self._unverified:
                 self.artifact.verify(modality)
                 self._unverified.discard(modality)
@@ -203,7 +213,7 @@ class Model:
     def _preprocessor(self, modality: str) -> Preprocessor:
         from slimbind.media import preprocessor
 
-        self._verify(modality)
+        self._have(modality)
         with self._lock:
             if modality not in self._preprocessors:
                 self._preprocessors[modality] = preprocessor(

@@ -13,6 +13,8 @@ from slimbind.errors import UsageError
 from slimbind.runtime.engine import Session
 from slimbind.runtime.memory import resident_bytes, trim_heap
 
+_MEASURED_RELEASES = 2
+
 
 @dataclass(frozen=True)
 class LoadedTower:
@@ -20,8 +22,9 @@ class LoadedTower:
 
     Attributes:
         bytes: its weights on disk; what it counts for in the memory budget.
-        resident: by how much the process grew when it was opened, in bytes; None where that cannot be measured. What
-            else happened in the process meanwhile is in it too, and so is the engine itself for the first tower.
+        resident: by how much the process had grown, in bytes, when it had been opened and used for the first time; None
+            where that cannot be measured. What else happened in the process meanwhile is in it too, and so are the
+            engine's own libraries for the first tower.
         seconds: how long opening took.
         idle: seconds since it was last used; 0 while in use.
     """
@@ -37,8 +40,11 @@ class _Slot:
     session: Session | None = None  # None while it is being opened
     users: int = 0
     last_used: float = 0.0
-    resident: int | None = None
     seconds: float = 0.0
+    before: int | None = None  # what the process held before the tower was opened
+    resident: int | None = None
+    number: int = 0  # how many towers had been opened by then
+    releases: int = 0
 
 
 class TowerPool:
@@ -66,6 +72,7 @@ class TowerPool:
         self._slots: dict[str, _Slot] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self._opened = 0
         self._reaper: threading.Thread | None = None
 
     @property
@@ -101,10 +108,7 @@ class TowerPool:
             try:
                 session.settle()
             finally:
-                with self._changed:
-                    slot.users -= 1
-                    slot.last_used = time.monotonic()
-                    self._changed.notify_all()
+                self._release(slot)
 
     def unload(self, modality: str | None = None) -> None:
         """Close one tower, or all, as soon as nobody uses them, and give their memory back."""
@@ -165,7 +169,9 @@ class TowerPool:
         after = resident_bytes()
         with self._changed:
             slot.seconds = time.monotonic() - started
-            slot.resident = None if before is None or after is None else max(0, after - before)
+            slot.before, slot.resident = before, _growth(before, after)
+            self._opened += 1
+            slot.number = self._opened
             slot.last_used = time.monotonic()
             slot.session = session
             if self._idle_ttl is not None and self._reaper is None:
@@ -175,6 +181,18 @@ class TowerPool:
                 self._reaper.start()
             self._changed.notify_all()
         return session
+
+    def _release(self, slot: _Slot) -> None:
+        # Engines repack weights during the first run, which is the first release, or the second after a preload.
+        measure = slot.releases < _MEASURED_RELEASES and slot.number == self._opened
+        after = resident_bytes() if measure else None
+        with self._changed:
+            if after is not None:
+                slot.resident = _growth(slot.before, after)
+            slot.releases += 1
+            slot.users -= 1
+            slot.last_used = time.monotonic()
+            self._changed.notify_all()
 
     def _make_room(self, size: int) -> tuple[bool, bool]:
         """Close what was used least recently until ``size`` fits; (does it fit now, was anything closed)."""
@@ -218,6 +236,10 @@ class TowerPool:
         if closed:
             trim_heap()
         return max(0.01, min(ends, default=now + self._idle_ttl) - now)
+
+
+def _growth(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
 
 
 def _reap(pool: weakref.ref[TowerPool], changed: threading.Condition) -> None:
