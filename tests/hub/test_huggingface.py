@@ -104,12 +104,42 @@ def test_only_the_modalities_asked_for_are_fetched_of_an_artifact(hub, artifact_
         public.resolve("hf://org/toy", ["smell"])
 
 
-def test_a_model_is_loaded_from_the_hub(hub, artifact_files):
+def test_a_loaded_model_fetches_a_tower_when_it_is_first_used(hub, artifact_files):
     import slimbind
 
     hub.repositories["org/toy"] = artifact_files
     with slimbind.load("hf://org/toy") as model:
+        assert model.modalities == ("vision", "text", "audio")
+        assert hub.fetched("org/toy") == ["README.md", "manifest.json"], "opening a model fetches what it is, not more"
         assert model.embed(["red"], modality="text").argmax() == 0
+        assert "text/tower.bin" in hub.fetched("org/toy")
+        assert not any(path.startswith(("vision", "audio")) for path in hub.fetched("org/toy"))
+        calls = len(hub.requests)
+        model.unload("text")
+        model.embed(["red"], modality="text")
+        assert len(hub.requests) == calls, "what is there is not asked for again"
+
+
+def test_a_branch_that_moves_does_not_mix_two_versions(hub, artifact_files):
+    import slimbind
+
+    hub.repositories["org/toy"] = artifact_files
+    with slimbind.load("hf://org/toy") as model:
+        hub.requests.clear()
+        model.embed(["red"], modality="text")
+        assert {path.split("/")[4] for _, path in hub.requests if "/resolve/" in path} == {hub.commit}
+
+
+def test_a_tower_that_is_not_in_the_cache_is_missed_when_it_is_used(hub, artifact_files, monkeypatch):
+    import slimbind
+
+    hub.repositories["org/toy"] = artifact_files
+    public.resolve("hf://org/toy", ["text"])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with slimbind.load("hf://org/toy") as model:
+        assert model.embed(["red"], modality="text").argmax() == 0
+        with pytest.raises(OfflineError, match="vision/"):
+            model.embed([b"a picture"], modality="vision")
 
 
 def test_offline_uses_the_cache_and_makes_no_call(hub, artifact_files, monkeypatch, no_network):

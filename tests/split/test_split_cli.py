@@ -6,13 +6,15 @@ import hashlib
 import io
 import json
 import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from slimbind.artifact import Artifact
+from slimbind.artifact import Artifact, sha256_of
 from slimbind.cli import app
 from slimbind.media.spec import ImageSpec
 
@@ -184,6 +186,43 @@ def test_nothing_is_fetched_for_a_destination_that_is_taken(run, tmp_path):
     code, _, err = run("http://127.0.0.1:9/model.pth", "-o", "mine")
     assert code == 1
     assert "not empty" in err
+
+
+def test_an_address_is_fetched_and_split(run, tiny_path):
+    """From a server on this machine; that only such a one may be without encryption is tested with the downloads."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tiny_path.parent))
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/{tiny_path.name}"
+            code, _, err = run(url, "-o", "ib", "--config", CONFIG, "--progress", "--sha256", sha256_of(tiny_path))
+        finally:
+            server.shutdown()
+            thread.join()
+    assert code == 0, err
+    assert "fetching" in err
+    assert Artifact.open("ib").manifest.model.source == url
+
+
+def test_ctrl_c_ends_it_with_130_and_leaves_nothing(run, tiny_path, monkeypatch):
+    from slimbind.towers import weightfile
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(weightfile, "_chunks", stop)
+    code, out, err = run(tiny_path, "-o", "ib", "--config", CONFIG)
+    assert (code, out) == (130, "")
+    assert "Traceback" not in err
+    assert list(Path.cwd().iterdir()) == []
 
 
 def test_progress_is_for_people_only(run, tiny_path, monkeypatch):

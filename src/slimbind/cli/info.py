@@ -25,7 +25,7 @@ def info(
     from slimbind.artifact import Artifact
     from slimbind.hub import resolve
 
-    artifact = Artifact.open(resolve(model))
+    artifact = Artifact.open(resolve(model, modalities=()))
     if as_json:
         _print_json(artifact)
     else:

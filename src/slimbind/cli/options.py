@@ -10,7 +10,7 @@ import typer
 from slimbind.errors import UsageError
 
 Model = Annotated[
-    str, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="Name, folder, hf://org/repo or https:// address.")
+    str, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="A known name, a folder or hf://org/repo.")
 ]
 Modality = Annotated[
     str,

@@ -268,6 +268,7 @@ class _Download:
         version = self._remembered() or Version(self.url)
         record = {**asdict(version), "size": self._length(), "sha256": digest}
         _beside(self.path).write_text(json.dumps(record), encoding="utf-8")
+        self.file.close()  # before the rename, which Windows refuses for an open file
         os.replace(self.part, self.path)
         _beside(self.part).unlink(missing_ok=True)
         return self.path
@@ -291,6 +292,9 @@ class _Download:
         return version if version.url == self.url and (version.validator or self.sha256) else None
 
     def _forget(self) -> None:
+        """Delete the partial file; the download is over then."""
+        if self.file is not None:
+            self.file.close()
         self.part.unlink(missing_ok=True)
         _beside(self.part).unlink(missing_ok=True)
 

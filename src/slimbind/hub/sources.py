@@ -45,7 +45,7 @@ def resolve(source: str | os.PathLike[str], modalities: Iterable[str] | None = N
     Args:
         source: a known model's name, a folder, or ``hf://org/repo[@revision]``. A name wins over a folder of the same
             name in the current directory: write ``./mini`` for that.
-        modalities: which towers to fetch; all by default.
+        modalities: which towers to fetch; all by default, none but the manifest if it is empty.
 
     Raises:
         UsageError: nothing is called so, or it is a checkpoint that has to be split first.
@@ -70,6 +70,20 @@ def resolve(source: str | os.PathLike[str], modalities: Iterable[str] | None = N
     if path.exists():
         raise layout.split_first(text)
     raise _nothing(text)
+
+
+def fetcher(source: str | os.PathLike[str], folder: Path) -> Callable[[str], object] | None:
+    """What brings one modality's files into ``folder``, which ``resolve(source)`` gave; None where all are local.
+
+    It asks for the commit that the folder is of: a branch that moves meanwhile does not mix two versions.
+    """
+    text = os.fspath(source)
+    if not text.startswith(HF):
+        return None
+    from slimbind.hub.huggingface import Repository
+
+    pinned = f"{HF}{Repository.parse(text).name}@{folder.name}"
+    return lambda modality: resolve(pinned, [modality])
 
 
 def checkpoint(
