@@ -42,8 +42,8 @@ def load(
     """Open a model. Only its manifest is read; a tower is opened when its modality is first used.
 
     Args:
-        source: ``mini`` (comes with slimbind), a folder, or ``hf://org/repo[@revision]``, of which a tower is fetched when
-            it is first used.
+        source: ``mini`` (comes with slimbind), a folder, or ``hf://org/repo[@revision]``, of which a tower is fetched
+            when it is first used.
         threads: threads of a forward pass; by default ``SLIMBIND_THREADS``, else the CPUs this process may use.
         memory_budget: most bytes of weights open at once, as a number or like ``"2GB"`` (10^9) or ``"2GiB"`` (2^30).
             The tower used least recently is closed to make room.
