@@ -1,9 +1,9 @@
 """Depth maps to disparity, the form in which ImageBind and Omnivore take depth, because it makes scales alike.
 
 File types and units: 16-bit PNG or TIFF in millimetres; ``.npy`` and float TIFF in metres (integers in ``.npy`` are
-millimetres); OpenEXR in metres, channel ``Z`` (or ``depth``, ``Y``, ``V``, ``R``, or the only one), with the extra
-``depth``. In memory: PIL images and arrays ``[h, w]``, float in metres, integers in millimetres. Any of them may be
-given as ``(item, Intrinsics(...))``. Out: float32 ``[1, 1, size, size]`` in 0..1.
+millimetres); OpenEXR in metres, in the channel ``Z`` (or ``depth``, ``Y``, ``V``, ``R``, or the only one). In memory:
+PIL images and arrays ``[h, w]``, float in metres, integers in millimetres. Any of them may be given as
+``(item, Intrinsics(...))``. Out: float32 ``[1, 1, size, size]`` in 0..1.
 
     disparity = baseline [m] * focal length [px] / depth [m]        in pixels
     value     = clamp(disparity, 0.01, 75) / 75
@@ -21,24 +21,20 @@ Girdhar et al., "Omnivore" (CVPR 2022), appendix.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from slimbind.errors import MediaError, MissingExtraError, UsageError
-from slimbind.media.geometry import check_pixels, fit_plane
+from slimbind.errors import MediaError, UsageError
+from slimbind.media import exr
+from slimbind.media.geometry import fit_plane
 from slimbind.media.limits import Limits
 from slimbind.media.planes import plane_of_file, plane_of_item
-from slimbind.media.source import Source, decoding, describe, open_source
+from slimbind.media.source import describe, open_source
 from slimbind.media.spec import DepthSpec
-
-_EXR_MAGIC = b"\x76\x2f\x31\x01"
-_EXR_CHANNELS = ("Z", "z", "depth", "Depth", "depth.Z", "Y", "V", "R")
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,6 @@ class DepthPreprocessor:
 
     Raises (on call):
         MediaError: unreadable, several channels, 8 bits only, or no valid measurement. LimitError: too large.
-        MissingExtraError: an OpenEXR file without the extra ``depth``.
     """
 
     def __init__(self, spec: DepthSpec, limits: Limits) -> None:
@@ -86,8 +81,8 @@ class DepthPreprocessor:
         name = describe(item)
         if plane is None:
             with open_source(item, self.limits) as source:
-                is_exr = source.head(4) == _EXR_MAGIC
-                plane = _read_exr(source, self.limits) if is_exr else plane_of_file(source, self.limits)
+                is_exr = source.head(4) == exr.MAGIC
+                plane = exr.read_exr(source, self.limits) if is_exr else plane_of_file(source, self.limits)
         disparity = to_disparity(_metres(plane, name), camera, self.spec, name)
         return fit_plane(disparity, self.spec.size, Image.Resampling.BILINEAR)[None, None]
 
@@ -123,36 +118,3 @@ def _metres(plane: NDArray[Any], name: str) -> NDArray[np.float32]:
     if plane.dtype.kind in "iu":
         metres *= np.float32(0.001)
     return metres
-
-
-def _read_exr(source: Source, limits: Limits) -> NDArray[Any]:
-    try:
-        import OpenEXR
-    except ImportError:
-        raise MissingExtraError("OpenEXR, which reads .exr files,", extra="depth") from None
-    with tempfile.TemporaryDirectory() as folder:
-        # The reader takes only paths. A copy also keeps it away from a file that changes under its hands.
-        path = Path(folder) / "map.exr"
-        path.write_bytes(source.file.read())
-        with decoding(source.name, "decode the OpenEXR file", hint="the file is damaged; write it again"):
-            with OpenEXR.File(str(path), header_only=True) as file:
-                low, high = file.header()["dataWindow"]
-                width, height = (int(b) - int(a) + 1 for a, b in zip(low, high, strict=True))
-                names = [channel.name for channel in file.header()["channels"]]
-            if width < 1 or height < 1:
-                raise MediaError(source.name, f"has an empty data window {width} x {height}", hint="write it again")
-            check_pixels(source.name, width * max(1, len(names)), height, limits)
-            channel = next((n for n in _EXR_CHANNELS if n in names), names[0] if len(names) == 1 else None)
-            if channel is None:
-                raise MediaError(
-                    source.name,
-                    f"has the channels {', '.join(names)}, none of them depth",
-                    hint=f"name the channel {_EXR_CHANNELS[0]}",
-                )
-            with OpenEXR.File(str(path), separate_channels=True) as file:
-                plane = np.array(file.channels()[channel].pixels)
-    if plane.ndim != 2 or 0 in plane.shape:
-        raise MediaError(source.name, f"its depth channel has the shape {plane.shape}", hint="write it flat")
-    if plane.dtype.kind in "iu":  # OpenEXR's integers are ids, not millimetres
-        raise MediaError(source.name, f"its channel {channel} holds integers", hint="write metres as HALF or FLOAT")
-    return plane
