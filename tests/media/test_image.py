@@ -180,7 +180,12 @@ def test_a_truncated_jpeg_is_an_error_and_not_a_grey_picture():
 
 @pytest.mark.parametrize(
     ("content", "cause"),
-    [(b"just some text, named .png\n", "looks like text"), (b"\x00\x01\x02\x03", "00 01 02 03"), (b"", "0 bytes")],
+    [
+        (b"just some text, named .png\n", "looks like text"),
+        (b"\x00\x01\x02\x03", "00 01 02 03"),
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"", "0 bytes"),
+    ],
 )
 def test_no_image(tmp_path, content, cause):
     path = tmp_path / "fake.png"

@@ -161,6 +161,8 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _guess(head: bytes) -> str:
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
+        return "it is HEIC, as telephones write it: convert it to JPEG"
     if all(byte in b"\t\n\r\f\x1b" or byte >= 0x20 for byte in head):
         return "it looks like text"
     return f"it starts with {head[:8].hex(' ')}"
