@@ -24,20 +24,21 @@ def wrapped(*args):
     real(*args)
     seen.append(args)
     if len(seen) == 3:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.{signal})
 owner.{function} = wrapped
 from slimbind.cli import main
 main()
 """
 
 
-def at_the_third(module, owner, function):
-    return [sys.executable, "-c", AT_THE_THIRD.format(module=module, owner=owner, function=function)]
+def at_the_third(module, owner, function, signal="SIGINT"):
+    return [sys.executable, "-c", AT_THE_THIRD.format(module=module, owner=owner, function=function, signal=signal)]
 
 
+@pytest.mark.parametrize("signal", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("suffix", [".npz", ".parquet", ".jsonl"])
-def test_ctrl_c_leaves_no_half_output(slimbind, toy_artifact, toy_folder, tmp_path, suffix):
-    program = at_the_third("slimbind.bulk.writer", "Writer", "write")
+def test_being_stopped_leaves_no_half_output(slimbind, toy_artifact, toy_folder, tmp_path, suffix, signal):
+    program = at_the_third("slimbind.bulk.writer", "Writer", "write", signal)
     args = "embed", toy_folder, "-m", toy_artifact, "-o", tmp_path / f"v{suffix}"
     stopped = slimbind(*args, check=130, program=program)
     assert stopped.stderr.decode().strip() == "stopped"

@@ -1,12 +1,13 @@
 """The ``slimbind`` program: its commands, and how errors become messages and exit codes.
 
 Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 refused because the result says something else than its reference;
-4 done, but some items failed; 130 stopped by Ctrl-C.
+4 done, but some items failed; 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -62,6 +63,8 @@ def main(args: list[str] | None = None) -> None:
 
     ``SLIMBIND_TRACEBACK=1`` shows it all the same, for a bug report.
     """
+    # Being told to end is treated like Ctrl-C: what is half-written is removed on the way out.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(args))
 
 
