@@ -213,7 +213,7 @@ def test_every_option_has_its_environment_variable(cli, toy_folder, tmp_path, mo
     monkeypatch.setenv("SLIMBIND_PROGRESS", "1")
     result = cli("embed", toy_folder)
     assert result.code == 0
-    assert "embedding: 3 items, " in result.err
+    assert "embedding: 3/3 items, " in result.err
     assert "items/s" in result.err
     assert len((tmp_path / "v.jsonl").read_text().splitlines()) == 3
 

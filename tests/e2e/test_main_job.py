@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import slimbind as library
 from slimbind.collection import FlatIndex
+
+from .conftest import PROGRAM
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 
@@ -86,3 +91,20 @@ def test_the_program_says_what_it_can(slimbind):
     text = slimbind("--help").stdout.decode()
     for command in ("embed", "index", "search", "info", "models"):
         assert command in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_sees_items_per_second_and_the_data_stay_clean(slimbind, environment, toy_artifact, toy_folder):
+    terminal, end = os.openpty()
+    command = [*PROGRAM, "embed", str(toy_folder), "-m", str(toy_artifact)]
+    with subprocess.Popen(command, env=environment | {"TERM": "xterm"}, stdout=subprocess.PIPE, stderr=end) as process:
+        os.close(end)
+        seen = b""
+        with contextlib.suppress(OSError):  # Linux's way of saying that the other end was closed
+            while block := os.read(terminal, 4096):
+                seen += block
+        out = process.stdout.read()
+    os.close(terminal)
+    assert process.returncode == 0
+    assert b"items/s" in seen and b"6/6" in seen
+    assert len([json.loads(line) for line in out.splitlines()]) == 6

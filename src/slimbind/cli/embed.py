@@ -46,6 +46,9 @@ def embed(
     Folders are read recursively; their files of unknown type are skipped and counted. A file that cannot be embedded
     is reported, the rest is done, and the exit code is 4.
 
+    A .npz has the arrays ids, modalities and vectors, and error_ids with errors; .parquet and .jsonl have one row per
+    item with id, modality, and a vector or an error.
+
     slimbind embed photos/ -o photos.npz
     """
     import sys
@@ -73,10 +76,14 @@ def embed(
         about = About(model, loaded.dim, {name: loaded.encoder(name).id for name in loaded.modalities})
         reader = Reader(model, loaded.modalities, modality=only, lines=lines)
         items = _items(reader, text, paths, paths_from, null, sys.stdin.buffer)
+        total = None
+        if console.shows_progress(progress) and not from_input:
+            again = Reader(model, loaded.modalities, modality=only, lines=lines)
+            total = sum(1 for _ in _items(again, text, paths, paths_from, null, sys.stdin.buffer))
         done = failed = 0
         with (
             open_writer(output, about) if output else Stream(sys.stdout.buffer, about) as writer,
-            console.progress("embedding", show=progress) as advance,
+            console.progress("embedding", total=total, show=progress) as advance,
         ):
             for row in embed_items(loaded, items, batch_size=batch_size, on_done=advance):
                 writer.write(row)
