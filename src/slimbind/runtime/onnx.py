@@ -11,16 +11,15 @@ from numpy.typing import NDArray
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError
 from slimbind.runtime.engine import INPUT, OUTPUT, Options, single_file
-from slimbind.runtime.memory import drop_file_pages
+from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 
 class OnnxSession:
     """An inference session; ONNX Runtime lets any number of threads run it."""
 
-    def __init__(self, session: Any, run_options: Any, folder: Path) -> None:  # noqa: ANN401  (onnxruntime has no types)
+    def __init__(self, session: Any, run_options: Any) -> None:  # noqa: ANN401  (onnxruntime has no types)
         self._session: Any = session
         self._run_options = run_options
-        self._folder = folder
         self.rank: int = len(session.get_inputs()[0].shape)
 
     def run(self, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
@@ -33,8 +32,7 @@ class OnnxSession:
         return np.asarray(found, dtype=np.float32)
 
     def settle(self) -> None:
-        """The arena shrinks after every run; the pages of the weights' file are left to go."""
-        drop_file_pages(self._folder)
+        """See ``Session.settle``: the arena has shrunk after every run by itself."""
 
     def close(self) -> None:
         """See ``Session.close``."""
@@ -66,7 +64,10 @@ class OnnxRuntime:
             session = ort.InferenceSession(path, settings, providers=["CPUExecutionProvider"])
         except Exception as error:  # see OnnxSession.run
             raise EngineError(f"ONNX Runtime cannot open {path}: {error}", hint="export the artifact again") from error
-        return OnnxSession(session, run_options, path.parent)
+        # Most weights were just repacked; what is used as it lies in the file comes back from the page cache.
+        drop_file_pages(path.parent)
+        trim_heap()
+        return OnnxSession(session, run_options)
 
 
 ENGINE = OnnxRuntime()
