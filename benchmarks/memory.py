@@ -66,8 +66,8 @@ def main() -> int:
         row = rows[-1]
         print(
             f"{'+'.join(subset):40} weights {row['weights_mib']:7.0f}  opened {row['opened_mib']:7.0f}  "
-            f"steady {row['steady_mib']:7.0f}  ratio {row['ratio']:.3f} ({row['returned_ratio']:.3f})  peak {row['peak_mib']:7.0f}  "
-            f"closed {row['closed_mib']:5.0f} MiB",
+            f"steady {row['steady_mib']:7.0f}  ratio {row['ratio']:.3f} ({row['returned_ratio']:.3f})  "
+            f"peak {row['peak_mib']:7.0f}  closed {row['closed_mib']:5.0f} MiB",
             flush=True,
         )
     record = {

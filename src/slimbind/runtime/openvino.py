@@ -86,7 +86,7 @@ class OpenVino:
             # Pinning takes a process that shares its CPUs with others hostage to the busiest of them.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": options.threads,
-            # A tower may say that it keeps its quality in another precision (mini's convolutions: bf16, at twice the speed).
+            # A tower may say that it keeps its quality in another precision (mini's convolutions: bf16, twice as fast).
             "INFERENCE_PRECISION_HINT": entry.config.get("precision", _PRECISION.get(entry.scheme, _OTHER_PRECISION)),
         }
         if options.cache_dir is not None:
