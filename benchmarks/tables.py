@@ -24,14 +24,44 @@ def exact() -> str:
         (row["row"], f"{row['gain']:.2f}x", f"{row['gain_range'][0]:.2f}-{row['gain_range'][1]:.2f}", _tiny(row))
         for row in result["rows"]
     ]
-    return _table(("rewrite (reference: the plain tower)", "gain", "range", "greatest difference"), rows) + _note(result)
+    return _table(("rewrite (reference: the plain tower)", "gain", "range", "greatest difference"), rows) + _note(
+        result
+    )
 
 
 def _tiny(row: dict[str, Any]) -> str:
     return f"{row['difference']:.0e}" + (f" ({row['difference_of']})" if "difference_of" in row else "")
 
 
-TABLES: dict[str, Callable[[], str]] = {"exact": exact}
+def memory() -> str:
+    """What open towers cost in memory."""
+    result = _read("memory-openvino-f32")
+    rows = [
+        (
+            " + ".join(row["modalities"]) if len(row["modalities"]) < 6 else "all six",
+            f"{row['weights_mib']:.0f}",
+            f"{row['steady_mib']:.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['closed_mib']:.0f}",
+            f"{row['paper_mib']:.0f}",
+        )
+        for row in result["rows"]
+    ]
+    head = ("open towers (f32)", "weights, MiB", "in memory, MiB", "ratio", "after unload, MiB", "paper, MiB")
+    return _table(head, rows) + _note(result)
+
+
+def startup() -> str:
+    """How long starting takes."""
+    result = _read("startup")
+    rows = [
+        (f"`{row['command']}`", f"{row['median_ms']:.0f} ms", f"{row['goal_ms']:.0f} ms" if "goal_ms" in row else "")
+        for row in result["rows"]
+    ]
+    return _table(("command", "median", "goal"), rows) + _note(result)
+
+
+TABLES: dict[str, Callable[[], str]] = {"exact": exact, "memory": memory, "startup": startup}
 
 
 def render(page: str) -> str:
@@ -41,7 +71,9 @@ def render(page: str) -> str:
 
 def pages() -> list[Path]:
     """The pages that have tables."""
-    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if _BLOCK.search(page.read_text())]
+    return [
+        page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if _BLOCK.search(page.read_text())
+    ]
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -58,7 +90,9 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _note(result: dict[str, Any]) -> str:
     told = result["environment"]
     machine = f"{told['cores']} cores {told['cpu']}, {told['threads']} thread(s)"
-    versions = ", ".join(f"{name} {told[name]}" for name in ("python", "torch", "openvino", "onnxruntime") if name in told)
+    versions = ", ".join(
+        f"{name} {told[name]}" for name in ("python", "torch", "openvino", "onnxruntime") if name in told
+    )
     return f"\n`{result['command']}`; {machine}; {versions}; {told['time'][:10]}.\n"
 
 
