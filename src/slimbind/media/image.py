@@ -8,8 +8,8 @@ What becomes of the odd ones: EXIF orientation is applied; transparency is laid 
 frame counts; 16-bit grey is scaled to 8 bit; CMYK is converted without its profile, as the reference does; colour
 profiles are not applied. A file that ends early is an error, never a half grey picture.
 
-JPEG's cheap reduced decoding (``Image.draft``) is not used: measured (``benchmarks/media.py``), it is three times as fast
-for twelve megapixels, but moves pixels by up to five levels of 256, twenty times the tolerance.
+JPEG's cheap reduced decoding (``Image.draft``) is not used: measured (``benchmarks/media.py``), it is three times as
+fast for twelve megapixels, but moves pixels by up to five levels of 256, twenty times the tolerance.
 """
 
 from __future__ import annotations
