@@ -1,0 +1,81 @@
+"""Towers of every family can be exported for every engine, from weights of any precision."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from slimbind.artifact import ArtifactWriter, ModelInfo
+from slimbind.export import job
+from slimbind.media.spec import ImageSpec, TextSpec
+from slimbind.towers import registry
+
+BLOCKS = {"width": 32, "heads": 2, "depth": 2, "hidden": 64, "dim": 24, "eps": 1e-5, "bias_kv": False}
+CONFIGS = {
+    "clip-vit": (
+        "clip",
+        "vision",
+        BLOCKS | {"tokens": 10, "activation": "quick_gelu", "norm_pre": True, "kernel": 8, "size": 24},
+    ),
+    "clip-text": (
+        "clip",
+        "text",
+        BLOCKS | {"tokens": 20, "activation": "gelu", "norm_pre": False, "vocabulary": 99, "logit_scale": True},
+    ),
+    "clip-resnet": (
+        "clip",
+        "vision",
+        {"architecture": "resnet", "width": 8, "layers": [1, 2, 1, 1], "heads": 4, "dim": 24, "size": 64},
+    ),
+    "mini-text": (
+        "mini",
+        "text",
+        {"width": 384, "heads": 12, "depth": 1, "hidden": 64, "dim": 384, "tokens": 16, "vocabulary": 50},
+    ),
+    "mini-vision": ("mini", "vision", {"size": 64, "hidden": 32, "temperature": 1.5, "dim": 384}),
+}
+
+
+def write_split(folder, family, modality, config, dtype):
+    torch.manual_seed(0)
+    tower = registry.build(family, modality, config, device="cpu")
+    weights = {}
+    for key, value in tower.state_dict().items():
+        if not value.is_floating_point():
+            weights[key] = value
+        elif value.ndim > 1:  # far enough from their gentle start for inputs to tell apart
+            weights[key] = (torch.randn_like(value) * value[0].numel() ** -0.5).to(dtype)
+        else:
+            weights[key] = (value.float() + 0.05 * torch.randn(value.shape)).to(dtype)
+    info = ModelInfo(id="random", family=family, license="CC0-1.0")
+    with ArtifactWriter(folder, model=info, embedding_dim=tower.dim) as writer:
+        save_file(weights, writer.folder(modality) / "tower.safetensors")
+        writer.add(
+            modality,
+            engine="torch",
+            scheme="f32" if dtype == torch.float32 else "f16",
+            parameters=0,
+            config=config,
+            preprocess=ImageSpec() if modality == "vision" else TextSpec(),
+        )
+    return folder
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_family(tmp_path, name, engine):
+    family, modality, config = CONFIGS[name]
+    folder = write_split(tmp_path / "split", family, modality, config, torch.float32)
+    artifact = job.export(folder, tmp_path / "out", engine=engine, threads=1)
+    fidelity = artifact.tower(modality).fidelity
+    assert fidelity is not None
+    assert 1 - fidelity.cosine_min < 1e-6
+
+
+def test_half_precision_checkpoints_become_full_precision_towers(tmp_path):
+    folder = write_split(tmp_path / "split", *CONFIGS["clip-vit"], torch.float16)
+    artifact = job.export(folder, tmp_path / "out", threads=1)
+    entry = artifact.tower("vision")
+    assert entry.scheme == "f32"
+    assert entry.fidelity is not None and 1 - entry.fidelity.cosine_min < 1e-6
