@@ -66,7 +66,7 @@ def test_everyday_queries_are_answered(slimbind, tmp_path):
             hits = {os.path.relpath(hit.entry.path, SAMPLES).replace(os.sep, "/") for hit in index.search(vector, 3)}
             good += bool(hits & expected)
     assert len(asked) >= 50
-    assert good / len(asked) >= 0.8  # measured: 0.85
+    assert good / len(asked) >= 0.75  # measured: 0.84
 
 
 def test_vectors_of_the_samples_in_a_file(slimbind, tmp_path):

@@ -70,7 +70,11 @@ def search(
                     f"{_ms(opened_index, embedded)}; searched in {_ms(embedded, searched)}"
                 )
                 for name, tower in loaded.loaded.items():
-                    console.say(f"opened: {name}, {tower.bytes / 1e6:.1f} MB in {tower.seconds * 1000:.0f} ms")
+                    memory = (
+                        "" if tower.resident is None else f", {tower.resident / 1e6:.1f} MB of memory with the engine"
+                    )
+                    took = f"{tower.seconds * 1000:.0f} ms"
+                    console.say(f"opened: {name}, {tower.bytes / 1e6:.1f} MB of weights{memory}, in {took}")
     if as_json:
         _print_json(hits)
     else:
