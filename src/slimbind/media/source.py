@@ -163,5 +163,5 @@ def _reason(error: BaseException) -> str:
 
 def _shorten(text: str, limit: int = 300) -> str:
     # Messages end up on terminals and in logs: no control characters, no endless lines.
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    clean = "".join(c if c.isprintable() else "\ufffd" for c in text)
     return clean if len(clean) <= limit else f"{clean[: limit // 2]}...{clean[-limit // 2 :]}"
