@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,11 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _note(result: dict[str, Any]) -> str:
     told = result["environment"]
-    machine = f"{told['cores']} cores {told['cpu']}, {told['threads']} thread(s)"
-    versions = ", ".join(
-        f"{name} {told[name]}" for name in ("python", "torch", "openvino", "onnxruntime") if name in told
-    )
-    return f"\n`{result['command']}`; {machine}; {versions}; {told['time'][:10]}.\n"
+    machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
+    known = ("python", "torch", "openvino", "onnxruntime")
+    versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
+    command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
+    return f"\n`{command}`; {machine}; {versions}; {told['time'][:10]}.\n"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,16 @@ def test_the_command_line_reference_is_what_the_program_says() -> None:
     assert (ROOT / "docs/cli.md").read_text(encoding="utf-8") == done.stdout.decode(), "run `make docs`"
 
 
+def test_every_number_in_a_table_comes_from_a_result() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import tables\n"
+        "wrong = [page.name for page in tables.pages() if page.read_text() != tables.render(page.read_text())]\n"
+        "sys.exit(f'run `make docs`: {wrong}' if wrong else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
