@@ -62,7 +62,27 @@ def startup() -> str:
     return _table(("command", "median", "goal"), rows) + _note(result)
 
 
-TABLES: dict[str, Callable[[], str]] = {"exact": exact, "memory": memory, "startup": startup}
+def media() -> str:
+    """How fast files become arrays."""
+    result = _read("media")
+    rows = [(row["case"], f"{row['cpu_ms']:.1f}", f"{row['per_second']:.0f}") for row in result["rows"]]
+    return _table(("item", "CPU ms", "items per second, one thread"), rows) + _note(result)
+
+
+def mini() -> str:
+    """What the packaged model finds; the rows are those of its card."""
+    card = runpy.run_path(str(ROOT / "recipes" / "mini" / "card.py"))
+    record = json.loads((ROOT / "recipes" / "mini" / "results.json").read_text(encoding="utf-8"))
+    return f"{card['table'](record)}\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "exact": exact,
+    "media": media,
+    "memory": memory,
+    "mini": mini,
+    "startup": startup,
+}
 
 
 def render(page: str) -> str:
