@@ -93,6 +93,11 @@ def engine(name: str) -> Engine:
     return found
 
 
+def files_of(folder: Path, entry: TowerEntry) -> tuple[Path, ...]:
+    """Where the files of a tower really lie, links followed."""
+    return tuple((folder / file.path).resolve() for file in entry.files)
+
+
 def single_file(folder: Path, entry: TowerEntry, suffix: str) -> Path:
     """The one file of a tower that ends in ``suffix``.
 

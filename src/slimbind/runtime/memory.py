@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -38,8 +39,8 @@ def trim_heap() -> None:
         libc.malloc_trim(0)
 
 
-def drop_file_pages(folder: Path) -> int:
-    """Let go of the resident pages of files mapped from ``folder``, which must not be written to while mapped.
+def drop_file_pages(files: Iterable[Path]) -> int:
+    """Let go of the resident pages of mapped ``files``, which must not be written to while mapped.
 
     Only shared or never written private mappings of files are touched: dropping their pages cannot change what the
     process reads. Returns the bytes of address space that were let go of (0 where the system cannot do it).
@@ -47,11 +48,11 @@ def drop_file_pages(folder: Path) -> int:
     libc = _libc()
     if libc is None or not hasattr(libc, "madvise"):
         return 0
-    prefix = f"{folder.resolve()}/"
+    real = {str(file.resolve()) for file in files}  # a cache of downloads keeps files elsewhere, behind links
     dropped = 0
     for start, end, access, path in _mappings():
         # "w" in a private mapping could hold changed pages; dropping those would lose the changes.
-        if path.startswith(prefix) and "w" not in access:
+        if path in real and "w" not in access:
             if libc.madvise(start, end - start, _MADV_DONTNEED) == 0:
                 dropped += end - start
     return dropped

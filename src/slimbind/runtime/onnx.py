@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError
-from slimbind.runtime.engine import INPUT, OUTPUT, Options, single_file
+from slimbind.runtime.engine import INPUT, OUTPUT, Options, files_of, single_file
 from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 
@@ -65,7 +65,7 @@ class OnnxRuntime:
         except Exception as error:  # see OnnxSession.run
             raise EngineError(f"ONNX Runtime cannot open {path}: {error}", hint="export the artifact again") from error
         # Most weights were just repacked; what is used as it lies in the file comes back from the page cache.
-        drop_file_pages(path.parent)
+        drop_file_pages(files_of(folder, entry))
         trim_heap()
         return OnnxSession(session, run_options)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError
 from slimbind.runtime import quiet
-from slimbind.runtime.engine import INPUT, Options, single_file
+from slimbind.runtime.engine import INPUT, Options, files_of, single_file
 from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 # How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
@@ -28,10 +28,10 @@ _SETTLE_AFTER = 0.05
 class OpenVinoSession:
     """A compiled tower with one inference request: a second one would only wait and hold memory."""
 
-    def __init__(self, compiled: Any, folder: Path) -> None:  # noqa: ANN401  (openvino has no types)
+    def __init__(self, compiled: Any, files: tuple[Path, ...]) -> None:  # noqa: ANN401  (openvino has no types)
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self._folder = folder
+        self._files = files
         self._lock = Lock()
         self._shapes: set[tuple[int, ...]] = set()
         self._busy = 0.0
@@ -62,7 +62,7 @@ class OpenVinoSession:
             self._compiled.release_memory()
             if self._busy >= _SETTLE_AFTER:
                 self._busy = 0.0
-                drop_file_pages(self._folder)
+                drop_file_pages(self._files)
                 trim_heap()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ class OpenVino:
             raise EngineError(
                 f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
             ) from error
-        return OpenVinoSession(compiled, path.parent)
+        return OpenVinoSession(compiled, files_of(folder, entry))
 
 
 def _first_line(error: Exception) -> str:

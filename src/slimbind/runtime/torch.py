@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError
-from slimbind.runtime.engine import INPUT, Options, single_file
+from slimbind.runtime.engine import INPUT, Options, files_of, single_file
 from slimbind.runtime.memory import drop_file_pages
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class TorchSession:
     """A tower in eval mode on the CPU, its weights mapped from the safetensors file."""
 
-    def __init__(self, tower: Tower, threads: int, folder: Path) -> None:
+    def __init__(self, tower: Tower, threads: int, files: tuple[Path, ...]) -> None:
         self._tower: Tower | None = tower
         self._threads = threads
-        self._folder = folder
+        self._files = files
         self._lock = Lock()
         self.rank = tower.example(1).ndim
 
@@ -55,7 +55,7 @@ class TorchSession:
     def close(self) -> None:
         """See ``Session.close``."""
         self._tower = None
-        drop_file_pages(self._folder)
+        drop_file_pages(self._files)
 
 
 class Torch:
@@ -80,7 +80,7 @@ class Torch:
                 f"{path} is not a safetensors file: {error}", hint="split the checkpoint again"
             ) from error
         tower = registry.build(model.family, modality, entry.config)
-        return TorchSession(simplify(registry.load(tower, tensors)), options.threads, path.parent)
+        return TorchSession(simplify(registry.load(tower, tensors)), options.threads, files_of(folder, entry))
 
 
 ENGINE = Torch()
