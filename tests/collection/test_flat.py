@@ -412,6 +412,31 @@ def test_ctrl_c_while_saving_leaves_the_old_state(tmp_path, monkeypatch):
     assert files(tmp_path / "i") == before
 
 
+def test_ctrl_c_just_after_publishing_keeps_what_was_published(tmp_path, monkeypatch):
+    folder = tmp_path / "i"
+    with make(folder) as index:
+        index.put(Entry("/p/new.jpg", "vision"), unit(9))
+        replace = os.replace
+
+        def interrupted(source, target):
+            replace(source, target)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(store.os, "replace", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                index.save()
+        with FlatIndex.open(folder) as other:
+            assert len(other) == 6
+        published = files(folder)
+        assert index.save(), "the writer does not know that it was published, and saves again"
+        assert not set(files(folder)) & {name for name in published if name.startswith(("vectors", "items"))}, (
+            "files that were the index while they were written would be lost in a crash"
+        )
+    with FlatIndex.open(folder) as other:
+        assert len(other) == 6
+
+
 def test_a_place_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CollectionError, match="cannot make|is a file"):

@@ -139,7 +139,8 @@ def write(folder: Path, header: Header, chunks: Iterable[Vectors], entries: Iter
     Raises:
         CollectionError: the disk is full or not writable; the old state is still there.
     """
-    number = header.generation + 1
+    # A save that was interrupted after it had published left a state on disk that the caller does not know of.
+    number = max(header.generation, _published(folder)) + 1
     names = f"vectors-{number}.npy", f"items-{number}.jsonl"
     temp = folder / f".{HEADER}.partial"
     try:
@@ -149,9 +150,11 @@ def write(folder: Path, header: Header, chunks: Iterable[Vectors], entries: Iter
         _write_file(temp, [new.model_dump_json(indent=1).encode() + b"\n"])
         os.replace(temp, folder / HEADER)
     except BaseException as error:
-        for path in (folder / names[0], folder / names[1], temp):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        # Ctrl-C may arrive when the new state is the index already: its files must stay then.
+        if _published(folder) != number:
+            for path in (folder / names[0], folder / names[1], temp):
+                with contextlib.suppress(OSError):
+                    path.unlink()
         if isinstance(error, OSError):
             mend = "free some space and run again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise CollectionError(f"the index {folder} was not saved: {error.strerror}", hint=mend) from error
@@ -159,6 +162,14 @@ def write(folder: Path, header: Header, chunks: Iterable[Vectors], entries: Iter
     _sync_folder(folder)
     _sweep(folder, keep=names)
     return new
+
+
+def _published(folder: Path) -> int:
+    """The number of the state on disk; 0 where there is none that can be read."""
+    try:
+        return read_header(folder).generation
+    except CollectionError:
+        return 0
 
 
 def _write_file(path: Path, blocks: Iterable[bytes]) -> DataFile:
