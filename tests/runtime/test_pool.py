@@ -163,6 +163,28 @@ def test_a_tower_that_fails_to_open_is_tried_again(log):
     pool.close()
 
 
+@pytest.mark.parametrize("moment", [1, 2, 3])
+def test_ctrl_c_while_memory_is_measured_does_not_make_closing_wait_for_ever(log, monkeypatch, moment):
+    calls = []
+
+    def interrupted():
+        calls.append(1)
+        if len(calls) == moment:
+            raise KeyboardInterrupt
+        return 0
+
+    pool = TowerPool(lambda name: FakeSession(name, log), SIZES)
+    monkeypatch.setattr("slimbind.runtime.pool.resident_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        use(pool, "text")
+    use(pool, "text")  # and it can be opened again
+    closing = threading.Thread(target=pool.close, daemon=True)
+    closing.start()
+    closing.join(5)
+    assert not closing.is_alive()
+    assert pool.loaded == {}
+
+
 def test_an_error_inside_the_block_lets_go_of_the_tower(make, log):
     pool = make()
     with pytest.raises(RuntimeError), pool.lease("text"):
@@ -224,3 +246,13 @@ def test_the_idle_thread_ends_with_its_pool():
     thread.join(5)
     assert not thread.is_alive()
     assert gone() is None
+
+
+def test_an_endless_idle_time_is_no_error_in_the_idle_thread(make, log):
+    pool = make(idle_ttl=float("inf"))
+    use(pool, "text")
+    pool._reaper.join(0.1)
+    assert pool._reaper.is_alive(), "it waits"
+    pool.close()
+    pool._reaper.join(5)
+    assert not pool._reaper.is_alive()

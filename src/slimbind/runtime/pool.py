@@ -101,14 +101,15 @@ class TowerPool:
             UsageError: it is larger than the whole budget, or the pool was closed.
         """
         slot = self._take(modality)
-        session = self._open(modality, slot) if slot.session is None else slot.session
+        # From here on Ctrl-C may come at any place, and a slot that is never released would make `close` wait for ever.
         try:
-            yield session
-        finally:
+            session = self._open(modality, slot) if slot.session is None else slot.session
             try:
-                session.settle()
+                yield session
             finally:
-                self._release(slot)
+                session.settle()
+        finally:
+            self._release(modality, slot)
 
     def unload(self, modality: str | None = None) -> None:
         """Close one tower, or all, as soon as nobody uses them, and give their memory back."""
@@ -159,13 +160,7 @@ class TowerPool:
 
     def _open(self, modality: str, slot: _Slot) -> Session:
         before, started = resident_bytes(), time.monotonic()
-        try:
-            session = self._opener(modality)
-        except BaseException:
-            with self._changed:
-                del self._slots[modality]
-                self._changed.notify_all()
-            raise
+        session = self._opener(modality)
         after = resident_bytes()
         with self._changed:
             slot.seconds = time.monotonic() - started
@@ -182,17 +177,22 @@ class TowerPool:
             self._changed.notify_all()
         return session
 
-    def _release(self, slot: _Slot) -> None:
+    def _release(self, modality: str, slot: _Slot) -> None:
         # Engines repack weights during the first run, which is the first release, or the second after a preload.
-        measure = slot.releases < _MEASURED_RELEASES and slot.number == self._opened
-        after = resident_bytes() if measure else None
-        with self._changed:
-            if after is not None:
-                slot.resident = _growth(slot.before, after)
-            slot.releases += 1
-            slot.users -= 1
-            slot.last_used = time.monotonic()
-            self._changed.notify_all()
+        measure = slot.session is not None and slot.releases < _MEASURED_RELEASES and slot.number == self._opened
+        after = None
+        try:
+            after = resident_bytes() if measure else None
+        finally:
+            with self._changed:
+                if after is not None:
+                    slot.resident = _growth(slot.before, after)
+                slot.releases += 1
+                slot.users -= 1
+                slot.last_used = time.monotonic()
+                if slot.session is None:  # it could not be opened; who waits for it may try
+                    del self._slots[modality]
+                self._changed.notify_all()
 
     def _make_room(self, size: int) -> tuple[bool, bool]:
         """Close what was used least recently until ``size`` fits; (does it fit now, was anything closed)."""
@@ -251,4 +251,4 @@ def _reap(pool: weakref.ref[TowerPool], changed: threading.Condition) -> None:
         if wait is None:
             return
         with changed:
-            changed.wait(wait)
+            changed.wait(min(wait, threading.TIMEOUT_MAX))
