@@ -189,14 +189,16 @@ def test_timings_tell_where_the_time_went():
     assert encoder.timings.forward > 0 and encoder.timings.post > 0
 
 
-@pytest.mark.parametrize("items", ["a dog", b"bytes", np.zeros((4, 4, 3)), {"a": 1}, 7])
+@pytest.mark.parametrize(
+    "items", ["a dog", b"bytes", bytearray(b"bytes"), io.BytesIO(b"a file"), np.zeros((4, 4, 3)), {"a": 1}, 7]
+)
 def test_a_single_item_is_not_taken_for_a_list(items):
     encoder, _ = make(ImuSpec(), 3, numbers)
     with pytest.raises(UsageError, match=r"give a list of items.*\[item\]"):
         encoder.stream(items)
 
 
-@pytest.mark.parametrize("size", [0, -1, True])
+@pytest.mark.parametrize("size", [0, -1, True, 2.5, "8"])
 def test_a_senseless_batch_size_is_an_error(size):
     encoder, _ = make(ImuSpec(), 3, numbers)
     with pytest.raises(UsageError, match="batch_size"):

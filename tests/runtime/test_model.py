@@ -173,7 +173,15 @@ def test_a_closed_model_says_so(toy_artifact):
         model.embed(["red"], "text")
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan")])
+def test_a_preload_that_cannot_be_opens_nothing(toy_artifact, monkeypatch):
+    opened = []
+    monkeypatch.setattr(slimbind.Model, "_open", lambda self, modality: opened.append(modality))
+    with pytest.raises(UsageError, match="'smell'"):
+        slimbind.load(toy_artifact, preload=["text", "smell"])
+    assert opened == []
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), "5"])
 def test_a_senseless_idle_time_is_an_error(toy_artifact, ttl):
     with pytest.raises(UsageError, match="idle_ttl"):
         slimbind.load(toy_artifact, idle_ttl=ttl)
@@ -181,7 +189,16 @@ def test_a_senseless_idle_time_is_an_error(toy_artifact, ttl):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [(5, 5), ("5", 5), ("2GB", 2 * 10**9), ("2 GiB", 2 << 30), ("1.5mb", 1_500_000), (" 7 KiB ", 7168), ("3b", 3)],
+    [
+        (5, 5),
+        ("5", 5),
+        ("2GB", 2 * 10**9),
+        ("2 GiB", 2 << 30),
+        ("1.5mb", 1_500_000),
+        (" 7 KiB ", 7168),
+        ("3b", 3),
+        ("9" * 400, 1 << 62),
+    ],
 )
 def test_sizes_are_read_as_people_write_them(text, size):
     assert parse_bytes(text) == size

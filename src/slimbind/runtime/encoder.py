@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from io import BufferedIOBase, RawIOBase
 from itertools import islice
 from os import PathLike
 from threading import Lock
@@ -31,6 +32,8 @@ BATCH = 8
 _TEXT_WINDOW = 4
 # Prepared items that wait for the tower hold at most about this much. A video of 15 views is 9 MB.
 _WAITING_BYTES = 128 << 20
+# Things that can be iterated over but are one item, or none.
+_SINGLE = (str, bytes, bytearray, memoryview, PathLike, np.ndarray, dict, RawIOBase, BufferedIOBase)
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,13 @@ class Encoder:
             items: what this modality takes (see ``slimbind.modalities``); an endless iterator is fine.
             batch_size: most views that go through the tower at once; by default 32 for texts and 8 for all else.
         """
-        if isinstance(items, str | bytes | PathLike | np.ndarray | dict) or not isinstance(items, Iterable):
+        if isinstance(items, _SINGLE) or not isinstance(items, Iterable):
             raise UsageError(
                 f"items is one {type(items).__name__}", hint="give a list of items, if only of one: [item]"
             )
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
             raise UsageError(f"batch_size is {batch_size!r}", hint="give 1 or more, or leave it out")
         size = batch_size or (TEXT_BATCH if isinstance(self._spec, TextSpec) else BATCH)
         return self._stream(items, size)

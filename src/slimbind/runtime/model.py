@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from slimbind.media import Preprocessor
     from slimbind.media.limits import Limits
 
+_MOST_BYTES = 1 << 62
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -95,7 +96,7 @@ class Model:
         self.artifact = artifact
         self._fetch = fetch
         self._unfetched = set(artifact.modalities) if fetch is not None else set()
-        if idle_ttl is not None and not idle_ttl > 0:
+        if idle_ttl is not None and not (isinstance(idle_ttl, int | float) and idle_ttl > 0):
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
         self._options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
         self._limits = limits
@@ -110,8 +111,10 @@ class Model:
         self._preprocessors: dict[str, Preprocessor] = {}
         self._lock = Lock()
         self._verifying = {name: Lock() for name in artifact.modalities}
-        for modality in (preload,) if isinstance(preload, str) else tuple(preload):
+        wanted = (preload,) if isinstance(preload, str) else tuple(preload)
+        for modality in wanted:  # all, before the first is opened for nothing
             self._check(modality)
+        for modality in wanted:
             with self._pool.lease(modality):
                 pass
 
@@ -235,7 +238,8 @@ def parse_bytes(size: int | str) -> int:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
         if match is None or match[2].upper() not in _UNITS:
             raise UsageError(f"the memory size is {size!r}", hint=mend)
-        size = int(float(match[1]) * _UNITS[match[2].upper()])
+        number = float(match[1]) * _UNITS[match[2].upper()]
+        size = int(number) if number < _MOST_BYTES else _MOST_BYTES  # hundreds of digits are infinity
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise UsageError(f"the memory size is {size!r}", hint=mend)
     return size
