@@ -170,7 +170,7 @@ def load_engine(name: str) -> None:
         x = op.parameter([-1, 4], np.float32)
         ov.Core().compile_model(ov.Model([op.matmul(x, op.constant(np.eye(4, dtype=np.float32)), False, False)], [x]))
     elif name == "onnx":
-        __import__("onnxruntime")
+        quiet.onnxruntime()
     else:
         __import__("slimbind.towers.registry")
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from slimbind.errors import EngineError, MissingExtraError
+from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT
 from slimbind.towers.layers import Tower
 
@@ -30,6 +31,7 @@ def write(tower: Tower, folder: Path, dtype: str) -> None:
         EngineError: the exporter cannot convert it.
         MissingExtraError: ``onnx`` or ``onnxscript`` is not installed.
     """
+    quiet.mute_onnxruntime()  # PyTorch's exporter imports it where it is installed
     try:
         import onnxscript  # noqa: F401
     except ImportError as error:

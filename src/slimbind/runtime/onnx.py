@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError
+from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT, Options, files_of, single_file
 from slimbind.runtime.memory import drop_file_pages, trim_heap
 
@@ -48,10 +49,9 @@ class OnnxRuntime:
         """See ``Engine.open``."""
         path = single_file(folder, entry, ".onnx")
         try:
-            import onnxruntime as ort
+            ort = quiet.onnxruntime()
         except ImportError as error:
             raise MissingExtraError("ONNX Runtime", extra="onnx") from error
-        ort.disable_telemetry_events()
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
