@@ -81,3 +81,35 @@ def test_a_full_disk_behind_standard_output_is_an_error(slimbind, toy_artifact, 
     assert b"No space left" in done.stderr
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_streams_are_no_traceback_and_nothing_is_written_into_other_files(
+    slimbind, toy_artifact, toy_folder, tmp_path, closed
+):
+    """Some job runners start programs so; the next file opened would get the number of the closed stream."""
+
+    def close():
+        for number in closed:
+            os.close(number)
+
+    (toy_folder / "bad.png").write_text("no picture, so that there is something to say")
+    for folder in ("index", "again"):
+        slimbind("index", toy_folder, "-m", toy_artifact, "--index", tmp_path / folder, preexec_fn=close, check=4)
+    with FlatIndex.open(tmp_path / "again") as index:
+        assert len(index) > 0
+    lost = slimbind("search", "red", "--index", tmp_path / "index", preexec_fn=close, check=int(1 in closed))
+    assert bool(lost.stdout) == (1 not in closed)
+    if 2 not in closed and 1 in closed:
+        assert b"standard output" in lost.stderr
+
+
+def test_a_terminal_that_cannot_say_a_character_is_shown_another(slimbind, toy_artifact, environment, tmp_path):
+    path = tmp_path / "named"
+    environment["PYTHONIOENCODING"] = "ascii:strict"
+    for command in ("embed", "index", "search", "split", "export"):
+        assert b"Usage" in slimbind(command, "--help").stdout
+    manifest = (toy_artifact / "manifest.json").read_text(encoding="utf-8")
+    path.mkdir()
+    (path / "manifest.json").write_text(manifest.replace("CC0-1.0", "日本"), encoding="utf-8")
+    assert b"\\u65e5\\u672c" in slimbind("info", path).stdout

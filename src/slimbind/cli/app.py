@@ -6,6 +6,7 @@ Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 refused because the result sa
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -65,7 +66,24 @@ def main(args: list[str] | None = None) -> None:
     """
     # Being told to end is treated like Ctrl-C: what is half-written is removed on the way out.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _mend_streams()
     sys.exit(run(args))
+
+
+def _mend_streams() -> None:
+    """Make the standard streams what the code below takes for granted, wherever the program was started from.
+
+    The number of a stream that the caller closed (``>&-``, some job runners) would be given to the next file opened,
+    and messages be written into it: the null device takes its place. Reading from it ends at once, writing data to it
+    is an error as it is for a closed stream, and messages vanish.
+    """
+    for name, flags in (("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, flags)  # the lowest free one, so the one that was closed
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
+    # A pipe on Windows, or the C locale, cannot say every character: one that cannot be said is no reason to end.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def run(args: list[str] | None = None) -> int:
