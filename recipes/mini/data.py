@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pictures
-import towers
-from PIL import Image
 from pictures import HELD_OUT_VENDOR, TRAIN_VENDORS, Picture
+from PIL import Image
 from sources import member
+
+import towers
 
 VIEWS = 4  # the whole picture on white, and three altered ones
 CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -61,6 +63,7 @@ def shelf(cache: Path) -> Shelf:
     """All captioned pictures with their features, from the cache or made now (about five minutes on two cores)."""
     found, path = gather(cache), cache / "features.npz"
     if not path.exists():
+        started = time.perf_counter()
         kept: list[int] = []
         counts: list[int] = []
 
@@ -83,7 +86,7 @@ def shelf(cache: Path) -> Shelf:
             features[row, :count] = flat[start : start + count]
             features[row, count:] = flat[start]
             start += count
-        np.savez(path, kept=np.array(kept), features=features)
+        np.savez(path, kept=np.array(kept), features=features, seconds=time.perf_counter() - started)
     data = np.load(path)
     return Shelf([found[index] for index in data["kept"]], data["features"])
 
@@ -103,7 +106,14 @@ def cifar(cache: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     """Features ``[n, 1280]`` and classes ``[n]`` of a part of CIFAR-10. Measured on, never trained on."""
     path = cache / f"cifar-{part}.npz"
     if not path.exists():
+        started = time.perf_counter()
         images, truth = cifar_pictures(cache, part)
-        np.savez(path, features=towers.features(towers.vision(cache), images), labels=truth)
+        found = towers.features(towers.vision(cache), images)
+        np.savez(path, features=found, labels=truth, seconds=time.perf_counter() - started)
     data = np.load(path)
     return data["features"], data["labels"]
+
+
+def seconds(cache: Path) -> float:
+    """How long the cached features took when they were made."""
+    return sum(float(np.load(cache / name)["seconds"]) for name in ("features.npz", "cifar-test.npz"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-import towers
 import wordnet
 from tokenizers import Tokenizer
 
+import towers
 from slimbind.towers.mini import MiniText
 
 PROMPTS = ("{}", "a photo of a {}", "a picture of a {}", "a drawing of a {}")

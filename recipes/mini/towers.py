@@ -1,4 +1,4 @@
-"""The two towers with their published weights, before anything is trained, and quick ways to run many inputs through."""
+"""The two towers with their published weights, before anything is trained, and ways to run many inputs."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[n, inputs, s, s]`` -> ``[n, outputs, s / stride, s / stride]``."""
         y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.shortcut else y
+        narrow: Tensor = self.project(F.relu6(self.depthwise(y)))
+        return x + narrow if self.shortcut else narrow
 
 
 class EfficientNetLite(nn.Module):
