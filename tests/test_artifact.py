@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slimbind.artifact import FORMAT_VERSION, MANIFEST, Artifact, ArtifactWriter, Manifest, ModelInfo
+from slimbind.artifact import (
+    FORMAT_VERSION,
+    MANIFEST,
+    Artifact,
+    ArtifactWriter,
+    FileEntry,
+    Manifest,
+    ModelInfo,
+    TowerEntry,
+)
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, UsageError
 from slimbind.media.spec import ImageSpec, TextSpec
 
@@ -101,6 +112,23 @@ def test_a_changed_manifest_never_raises_anything_else(tmp_path: Path, place: in
     (folder / MANIFEST).write_text('{"format": "slimbind-artifact"}')
 
 
+def test_ctrl_c_while_overwriting_keeps_the_old_artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a")
+    rename = os.rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        if source == tmp_path / "a":
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("slimbind.artifact.os.rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", weights=b"new", overwrite=True)
+    assert left_in(tmp_path) == ["a"]
+    Artifact.open(tmp_path / "a").verify("vision")
+
+
 @pytest.mark.parametrize("error", [RuntimeError("boom"), KeyboardInterrupt()])
 def test_nothing_is_left_after_an_error(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(type(error)), ArtifactWriter(tmp_path / "a", model=INFO, embedding_dim=8) as writer:
@@ -117,6 +145,20 @@ def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
         (writer.folder("vision") / "half").write_bytes(b"x")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert left_in(tmp_path) == []
+
+
+def test_what_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ArtifactError, match="exists and is not empty"),
+        ArtifactWriter(tmp_path / "a", model=INFO, embedding_dim=8) as writer,
+    ):
+        (writer.folder("vision") / "tower.bin").write_bytes(b"slow")
+        writer.add("vision", engine="torch", scheme="f32", parameters=1, preprocess=ImageSpec())
+        write(tmp_path / "a", weights=b"quick")
+    assert (tmp_path / "a" / "vision").is_dir()
+    Artifact.open(tmp_path / "a").verify("vision")
+    assert Artifact.open(tmp_path / "a").tower("vision").bytes == len(b"quick")
+    assert left_in(tmp_path) == ["a"]
 
 
 def test_overwriting_replaces_an_artifact_but_no_other_folder(tmp_path: Path) -> None:
@@ -147,6 +189,30 @@ def test_the_encoder_id_changes_with_weights_scheme_and_preprocessing_only(tmp_p
     assert same.encoder_id == entry.encoder_id
     for change in ({"weights": "0" * 64}, {"scheme": "bf16"}, {"preprocess": ImageSpec(size=96)}):
         assert entry.model_copy(update=change).encoder_id != entry.encoder_id
+
+
+def test_the_encoder_id_changes_with_the_tokenizer() -> None:
+    def entry(tokenizer: bytes) -> TowerEntry:
+        files = {"text/tower.xml": b"tower", "text/tokenizer.json": tokenizer}
+        return TowerEntry(
+            engine="openvino",
+            scheme="f32",
+            weights="a" * 64,
+            files=tuple(
+                FileEntry(path=path, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+                for path, data in files.items()
+            ),
+            parameters=1,
+            preprocess=TextSpec(),
+        )
+
+    assert entry(b"one").encoder_id == entry(b"one").encoder_id != entry(b"two").encoder_id
+
+
+@pytest.mark.parametrize("name", ["../../secret.json", "/etc/passwd", "a/b.json", "..", "a\\b", ""])
+def test_a_tokenizer_lies_in_the_text_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="tokenizer"):
+        TextSpec(tokenizer=name)
 
 
 def test_the_manifest_survives_a_round_trip() -> None:

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, UsageError
-from slimbind.media.spec import PreprocessSpec
+from slimbind.media.spec import PreprocessSpec, TextSpec
 from slimbind.modalities import MODALITIES
 
 FORMAT_VERSION = 1
@@ -100,8 +100,11 @@ class TowerEntry(_Record):
     @property
     def encoder_id(self) -> str:
         """16 hex digits that change with weights, scheme or preprocessing, and with nothing else."""
-        told = json.dumps([self.weights, self.scheme, self.preprocess.model_dump(mode="json")], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        told = [self.weights, self.scheme, self.preprocess.model_dump(mode="json")]
+        if isinstance(self.preprocess, TextSpec):  # the record only names the file that says which ids a text becomes
+            named = PurePosixPath("text", self.preprocess.tokenizer)
+            told += [file.sha256 for file in self.files if PurePosixPath(file.path) == named]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Manifest(_Record):
@@ -305,17 +308,19 @@ class ArtifactWriter:
             file.write(manifest.model_dump_json(indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        # Again, because somebody else may have written there meanwhile, and that is not ours to replace.
+        check_destination(self.destination, overwrite=self.overwrite)
         replaced = self._temp.with_suffix(".old")
         if not self.destination.exists():
             os.rename(self._temp, self.destination)
             return
-        os.rename(self.destination, replaced)
         try:
+            os.rename(self.destination, replaced)
             os.rename(self._temp, self.destination)
-        except OSError:
-            os.rename(replaced, self.destination)
-            raise
-        shutil.rmtree(replaced, ignore_errors=True)
+        finally:  # Ctrl-C between the two must not leave the place empty
+            if replaced.exists() and not self.destination.exists():
+                os.rename(replaced, self.destination)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_destination(destination: Path, *, overwrite: bool) -> None:
@@ -332,6 +337,23 @@ def check_destination(destination: Path, *, overwrite: bool) -> None:
         raise ArtifactError(
             f"{destination} exists and is not empty",
             hint="choose another folder, or --overwrite an artifact that is there",
+        )
+
+
+def check_space(destination: Path, needed: int) -> None:
+    """Refuse to begin what will not fit on the disk.
+
+    Raises:
+        ArtifactError: fewer than ``needed`` bytes are free where ``destination`` is to lie.
+    """
+    place = destination.absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise ArtifactError(
+            f"{destination} needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free there",
+            hint="free some space, choose another place, or ask for fewer modalities",
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -152,6 +154,35 @@ def test_damaged_weights_are_not_exported(split_folder, tmp_path):
     with pytest.raises(ArtifactCorruptError, match="was changed"):
         job.export(copy, tmp_path / "out", modalities=["imu"])
     assert not (tmp_path / "out").exists()
+
+
+def test_too_small_a_disk_is_noticed_before_anything_is_written(split_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("slimbind.artifact.shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    with pytest.raises(ArtifactError, match=r"needs \d+ MiB, but only 0 MiB are free there"):
+        job.export(split_folder, tmp_path / "deep" / "out", modalities=["imu"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk needs root")
+@pytest.mark.parametrize(("engine", "dtype"), [("openvino", "f32"), ("openvino", "bf16"), ("onnx", "f32")])
+def test_a_disk_that_fills_up_is_said_and_leaves_nothing(split_folder, tmp_path, monkeypatch, capsys, engine, dtype):
+    from slimbind.cli.app import run
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        monkeypatch.setattr(job, "check_space", lambda destination, needed: None)
+        out = str(disk / "out")
+        options = ["--engine", engine, "--dtype", dtype, "--modalities", "imu", "--threads", "1"]
+        assert run(["export", str(split_folder), "-o", out, *options]) == 1
+        told = capsys.readouterr().err
+        assert "tower." in told and "could not be written" in told and "MiB are free there" in told
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("module", [openvino, onnx])

@@ -204,7 +204,7 @@ def test_a_failed_overwrite_keeps_the_old_artifact(part, save, tiny_config, tmp_
 
 def test_too_small_a_disk_is_noticed_before_anything_is_written(part, save, tiny_config, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: usage)
+    monkeypatch.setattr("slimbind.artifact.shutil.disk_usage", lambda place: usage)
     with pytest.raises(ArtifactError, match=r"needs 0 MiB|needs \d+ MiB"):
         split(save(part), tmp_path / "deep" / "out", config=tiny_config)
     assert left_over(tmp_path) == []
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_leaves_nothing(part, save, tiny_config, tmp_path, 
     if mounted.returncode:
         pytest.skip("mounting is not allowed here")
     try:
-        monkeypatch.setattr(module, "_check_space", lambda destination, needed: None)
+        monkeypatch.setattr(module, "check_space", lambda destination, needed: None)
         with pytest.raises(ArtifactError, match="No space left"):
             split(save(part), disk / "out", config=tiny_config)
         assert list(disk.iterdir()) == []

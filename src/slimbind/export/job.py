@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destination
+from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destination, check_space
 from slimbind.errors import ArtifactError, UsageError
 from slimbind.export import compare, onnx, openvino
 from slimbind.modalities import MODALITIES, check_modality
@@ -28,6 +28,8 @@ WRITERS: dict[str, tuple[Callable[[Tower, Path, str], None], tuple[str, ...]]] =
     # ONNX Runtime has next to no bf16 kernels on the CPU.
     "onnx": (onnx.write, ("f32", "f16")),
 }
+
+_WEIGHT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
 def export(
@@ -72,6 +74,7 @@ def export(
         raise UsageError("no modality was asked for", hint=f"this model has {', '.join(artifact.modalities)}")
     manifest = artifact.manifest
     options = Options(resolve_threads(threads))
+    check_space(Path(destination), sum(entry.parameters for entry in entries.values()) * _WEIGHT_BYTES[dtype])
     with ArtifactWriter(
         destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
     ) as writer:

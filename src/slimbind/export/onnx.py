@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from slimbind.errors import EngineError, MissingExtraError
+from slimbind.export.saving import saving
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT
 from slimbind.towers.layers import Tower
@@ -29,6 +30,7 @@ def write(tower: Tower, folder: Path, dtype: str) -> None:
 
     Raises:
         EngineError: the exporter cannot convert it.
+        ArtifactError: the files cannot be written.
         MissingExtraError: ``onnx`` or ``onnxscript`` is not installed.
     """
     quiet.mute_onnxruntime()  # PyTorch's exporter imports it where it is installed
@@ -39,7 +41,8 @@ def write(tower: Tower, folder: Path, dtype: str) -> None:
     program = _export(tower)
     if dtype == "f16":
         _store_f16(program.model)
-    program.save(folder / FILE, external_data=True)
+    with saving(folder / FILE):
+        program.save(folder / FILE, external_data=True)
 
 
 def _export(tower: Tower) -> Any:  # noqa: ANN401  (torch's ONNXProgram, or None)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from slimbind.errors import EngineError
+from slimbind.export.saving import saving
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT
 from slimbind.towers.layers import Tower
@@ -28,15 +29,17 @@ def write(tower: Tower, folder: Path, dtype: str) -> None:
 
     Raises:
         EngineError: OpenVINO cannot convert it.
+        ArtifactError: the files cannot be written.
     """
     model = trace(tower)
     path = folder / FILE
     ov = quiet.openvino()
     if dtype == "bf16":
         _store_bf16(ov, model)
-    ov.save_model(model, path, compress_to_fp16=dtype == "f16")
-    if dtype == "bf16":
-        _mark_decompression(path)
+    with saving(path):
+        ov.save_model(model, path, compress_to_fp16=dtype == "f16")
+        if dtype == "bf16":
+            _mark_decompression(path)
 
 
 def trace(tower: Tower) -> Any:  # noqa: ANN401  (openvino has no types)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimbind.artifact import ArtifactWriter, ModelInfo, TowerEntry, check_destination
+from slimbind.artifact import ArtifactWriter, ModelInfo, TowerEntry, check_destination, check_space
 from slimbind.errors import ArtifactError, CheckpointError, UsageError
 from slimbind.media.clip_tokenizer import clip_tokenizer_json
 from slimbind.media.spec import PreprocessSpec
@@ -127,7 +126,7 @@ def run(
         CheckpointError: the weights are damaged, or hold what no tower computes.
     """
     check_destination(destination, overwrite=overwrite)
-    _check_space(destination, plan.bytes)
+    check_space(destination, plan.bytes)
     registry.check_recomputed(plan.checkpoint, plan.weights.read)
     dims = {plan.checkpoint.configs[modality]["dim"] for modality in plan.modalities}
     if len(dims) != 1:
@@ -184,15 +183,3 @@ def _scheme(slots: Mapping[str, Slot]) -> str:
     for slot in slots.values():
         sizes[slot.dtype] = sizes.get(slot.dtype, 0) + slot.bytes
     return _SCHEMES[max(sizes, key=lambda dtype: sizes[dtype])]
-
-
-def _check_space(destination: Path, needed: int) -> None:
-    place = destination.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise ArtifactError(
-            f"{destination} needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free there",
-            hint="free some space, choose another place, or split fewer --modalities",
-        )
