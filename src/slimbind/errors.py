@@ -23,7 +23,7 @@ The first line of a message says what was got and why it is wrong; ``hint`` says
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,17 @@ class SlimbindError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled as a call with `args`, which most constructors here do not take; an error that cannot
+        # be unpickled hangs a pool of processes.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[SlimbindError], args: tuple[Any, ...], state: dict[str, Any]) -> SlimbindError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(SlimbindError):
