@@ -47,7 +47,7 @@ class TextSpec(_Spec):
     """
 
     kind: Literal["clip-bpe", "wordpiece"] = "clip-bpe"
-    tokenizer: str = "tokenizer.json"
+    tokenizer: str = Field("tokenizer.json", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
     context: int = Field(77, ge=3)
     pad_id: int = 0
 
