@@ -230,7 +230,8 @@ def test_an_mp3_cut_in_half_is_an_error(tmp_path, mel):
     "item",
     [np.zeros(100), (np.zeros(100),), (np.zeros(100), "16000"), (np.zeros(100), True), (np.zeros((9, 9, 9)), RATE),
      (np.zeros((99, 99)), RATE), (np.zeros(100, complex), RATE), (np.zeros(0), RATE), (np.zeros(9999), 10),
-     (np.zeros(9999), 16000.5), ([[1, 2], [3]], RATE), 5, None],
+     (np.zeros(9999), 16000.5), (np.zeros(9999), np.nan), (np.zeros(9999), np.inf),
+     (np.full(9999, 1e300), RATE), ([[1, 2], [3]], RATE), 5, None],
 )  # fmt: skip
 def test_other_objects(mel, item):
     with pytest.raises(MediaError) as caught:

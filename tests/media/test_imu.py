@@ -148,7 +148,9 @@ def test_tables_that_are_no_recording(tmp_path, imu, text, cause):
     assert str(path) in str(caught.value) and caught.value.hint
 
 
-@pytest.mark.parametrize("item", [(motion(), "fast"), (motion(),), (motion(), 0), (motion(), np.nan), 7, None])
+@pytest.mark.parametrize(
+    "item", [(motion(), "fast"), (motion(),), (motion(), 0), (motion(), np.nan), motion() * 1e300, 7, None]
+)
 def test_other_objects(imu, item):
     with pytest.raises(MediaError):
         imu(item)

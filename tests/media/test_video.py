@@ -313,7 +313,8 @@ def test_a_playlist_cannot_open_another_file(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "item", [(), (np.zeros((4, 8, 8, 3), np.uint8),), (np.zeros((4, 8, 8, 3), np.uint8), 0), ("a.mp4", 30),
+    "item", [(), (np.zeros((4, 8, 8, 3), np.uint8),), (np.zeros((4, 8, 8, 3), np.uint8), 0),
+             (np.zeros((4, 8, 8, 3), np.uint8), np.inf), ("a.mp4", 30),
              (np.zeros((4, 8, 8, 3), np.float32), 30), (np.zeros((4, 3, 8, 8), np.uint8), 30)]
 )  # fmt: skip
 def test_other_objects(item):

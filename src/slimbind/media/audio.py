@@ -190,7 +190,7 @@ def _from_tuple(item: tuple[Any, ...]) -> tuple[Wave, int]:
     hint = "give (waveform, rate): an array [n] or [n, channels] and the samples per second"
     if len(item) != 2 or isinstance(item[1], bool) or not isinstance(item[1], int | float | np.number):
         raise MediaError(name, "is no (waveform, rate) pair", hint=hint)
-    if float(item[1]) != int(item[1]):
+    if not float(item[1]).is_integer():  # nor are NaN and infinity
         raise MediaError(name, f"has a sampling rate of {item[1]}", hint="it must be a whole number of Hz")
     with decoding(name, "read the waveform", hint=hint):
         array = np.asarray(item[0])
@@ -204,4 +204,5 @@ def _from_tuple(item: tuple[Any, ...]) -> tuple[Wave, int]:
         raise MediaError(name, f"has samples of type {array.dtype}", hint="use float in -1..1 or an integer type")
     if array.ndim == 2:
         array = array.mean(axis=int(np.argmin(array.shape)))
-    return array.astype(np.float32, copy=False), int(item[1])
+    with np.errstate(over="ignore"):  # what becomes infinite is refused with its name later
+        return array.astype(np.float32, copy=False), int(item[1])

@@ -29,6 +29,7 @@ from slimbind.media.spec import ImuSpec
 _CHANNELS = 6
 _SHORTEST_SECONDS = 1.0
 _RATES = (1.0, 100_000.0)
+_LARGEST = 1e6  # far above what any sensor reads, raw 16-bit counts included
 _UNITS = {"_ns": 1e-9, "_us": 1e-6, "_ms": 1e-3, "_s": 1.0}
 _MEND = "give accelerometer x, y, z in m/s2, then gyroscope x, y, z in rad/s"
 
@@ -76,6 +77,9 @@ class ImuPreprocessor:
             channels = table[:, 1:]
         else:
             times = np.arange(len(table)) / rate if rate > 0 else np.zeros(0)
+        largest = float(np.abs(channels).max())
+        if largest > _LARGEST:
+            raise MediaError(name, f"has a reading of {largest:g}", hint=_MEND)
         if not _RATES[0] <= rate <= _RATES[1]:
             raise MediaError(
                 name,

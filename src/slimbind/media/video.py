@@ -85,7 +85,9 @@ def views_of_frames(item: tuple[Any, ...], spec: ImageSpec, limits: Limits) -> N
     name = describe(item)
     frames = item[0] if item else None
     rate = item[1] if len(item) == 2 else None
-    if not isinstance(frames, np.ndarray) or not isinstance(rate, int | float | Fraction | np.number) or not rate > 0:
+    if not (isinstance(rate, int | float | Fraction | np.number) and 0 < rate < math.inf) or not isinstance(
+        frames, np.ndarray
+    ):
         raise MediaError(name, "is no (frames, fps) pair", hint="give frames [t, h, w, 3] uint8 and a rate above 0")
     if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape or frames.dtype != np.uint8:
         raise MediaError(
