@@ -251,3 +251,26 @@ def test_progress_counts_all_files(cli, indexed):
     (indexed / "new.png").write_bytes((indexed / "red.png").read_bytes())
     result = cli("index", indexed, "--progress")
     assert "indexing: 6/6 files, " in result.err
+
+
+def test_a_home_folder_is_resolved_where_the_shell_did_not(cli, toy_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert cli("index", toy_folder, "--index=~/mine").code == 0
+    assert (tmp_path / "home" / "mine" / "index.json").exists()
+    assert not (tmp_path / "~").exists()
+    assert cli("search", "red", "--index=~/mine").code == 0
+
+
+def test_no_home_folder_is_no_traceback(cli, monkeypatch):
+    def homeless(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SLIMBIND_INDEX")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    monkeypatch.setattr("slimbind.collection.location.Path.home", homeless)
+    monkeypatch.setattr("slimbind.collection.location.sys.platform", "linux")
+    result = cli("search", "red")
+    assert result.code == 2
+    assert "hint: name a folder with --index" in result.err

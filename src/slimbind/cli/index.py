@@ -43,12 +43,12 @@ def index(
     """
     import slimbind
     from slimbind.bulk import update_index
-    from slimbind.collection import FlatIndex, default_location
+    from slimbind.collection import FlatIndex
     from slimbind.collection.flat import check_destination
 
     only = options.only_modality(modality)
     roots = _folders(folders)
-    place = index_path or default_location()
+    place = options.index_folder(index_path)
     check_destination(place)
     with ExitStack() as stack:
         shelf = stack.enter_context(FlatIndex.open(place, writable=True)) if FlatIndex.exists(place) else None

@@ -57,6 +57,20 @@ def only_modality(value: str) -> str | None:
     return value
 
 
+def index_folder(given: Path | None) -> Path:
+    """The index folder asked for, or the default; ``~`` is resolved, because shells leave it in ``--index=~/photos``.
+
+    Raises:
+        UsageError: there is no such home folder.
+    """
+    from slimbind.collection import default_location
+
+    try:
+        return default_location() if given is None else given.expanduser()
+    except RuntimeError as error:  # a user without a home, as containers have
+        raise UsageError(f"the index has no place: {error}", hint="name a folder with --index") from error
+
+
 def lasting(source: str) -> str:
     """A model's name as it can be kept: folders by their absolute path, all else as it is."""
     import os

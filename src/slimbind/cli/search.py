@@ -44,13 +44,13 @@ def search(
     import time
 
     import slimbind
-    from slimbind.collection import FlatIndex, default_location
+    from slimbind.collection import FlatIndex
     from slimbind.errors import ItemsError
 
     kind, item = _only_query(query, image, audio)
     among = options.only_modality(modality)
     start = time.perf_counter()
-    with FlatIndex.open(index_path or default_location()) as shelf:
+    with FlatIndex.open(options.index_folder(index_path)) as shelf:
         source = model or shelf.model
         with slimbind.load(source, threads=threads) as loaded:
             encoder = loaded.encoder(kind)
