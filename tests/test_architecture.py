@@ -98,6 +98,17 @@ def test_importing_slimbind_loads_nothing_heavy() -> None:
     assert out.strip() == "[]"
 
 
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from slimbind.cli.app import run\n"
+        "assert run(['--help']) == 0\n"
+        "heavy = {'numpy', 'openvino', 'pydantic', 'PIL', 'tokenizers', 'huggingface_hub'}\n"
+        "sys.exit(f'loaded: {found}' if (found := sorted(heavy & set(sys.modules))) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_public_names_are_sorted_and_exist() -> None:
     import slimbind
 
