@@ -187,6 +187,15 @@ def test_what_stops_it_in_the_middle_leaves_nothing(error, part, save, tiny_conf
     assert left_over(tmp_path) == []
 
 
+def test_another_tokenizer_than_clips_is_refused(tiny, save, tiny_config):
+    """With CLIP's it would run, and understand nothing."""
+    key = "modality_preprocessors.text.token_embedding.weight"
+    with open_weights([save(tiny | {key: torch.zeros(32000, tiny[key].shape[1])})]) as weights:
+        with pytest.raises(CheckpointError, match="the text tower knows 32000 tokens; CLIP's tokenizer"):
+            module.plan(weights, config=tiny_config)
+        assert module.plan(weights, config=tiny_config, modalities=["imu"]).modalities == ("imu",)
+
+
 def test_a_failed_overwrite_keeps_the_old_artifact(part, save, tiny_config, tmp_path):
     path, out = save(part), tmp_path / "out"
     split(path, out, config=tiny_config)

@@ -181,3 +181,16 @@ def test_batch_norms_fold():
     bias = Rule(("n.weight", "n.bias", "n.running_mean", "n.running_var"), "bn_bias").apply(parts.__getitem__, (4,))
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(torch.nn.functional.conv2d(x, weight, bias), norm(conv(x)), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4, 1e4])
+def test_batch_norms_of_half_precision_convolutions_fold_without_loss(scale):
+    """OpenAI's files are such: the product has more digits than half precision, and may leave its range."""
+    torch.manual_seed(0)
+    conv, norm = torch.nn.Conv2d(3, 4, 3, bias=False).half(), torch.nn.BatchNorm2d(4).eval()
+    norm.weight.data.normal_().mul_(scale * 10)
+    parts = {"c": conv.weight.detach()} | {f"n.{key}": value for key, value in norm.state_dict().items()}
+    weight = Rule(("c", "n.weight", "n.running_var"), "bn_weight").apply(parts.__getitem__, (4, 3, 3, 3))
+    x = torch.randn(2, 3, 8, 8)
+    expected = norm(conv.float()(x))
+    torch.testing.assert_close(torch.nn.functional.conv2d(x, weight), expected, rtol=1e-5, atol=1e-5 * scale)

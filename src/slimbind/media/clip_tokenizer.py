@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+VOCABULARY = 49_408
 
 # Contractions, runs of letters, single digits, runs of anything else; white space only separates.
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"

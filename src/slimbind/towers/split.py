@@ -13,7 +13,7 @@ from torch import Tensor
 
 from slimbind.artifact import ArtifactWriter, ModelInfo, TowerEntry, check_destination, check_space
 from slimbind.errors import ArtifactError, CheckpointError, UsageError
-from slimbind.media.clip_tokenizer import clip_tokenizer_json
+from slimbind.media.clip_tokenizer import VOCABULARY, clip_tokenizer_json
 from slimbind.media.spec import PreprocessSpec
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.towers import registry
@@ -93,7 +93,8 @@ def plan(
         preparation: the preprocessing published beside the weights, if it is not the family's own.
 
     Raises:
-        CheckpointError: unknown family; missing, left-over or misshapen keys (named).
+        CheckpointError: unknown family; missing, left-over or misshapen keys (named); a text tower that needs another
+            tokenizer than CLIP's.
         UsageError: a modality that does not exist or that the checkpoint lacks.
     """
     checkpoint = registry.detect(weights.shapes, config)
@@ -104,6 +105,12 @@ def plan(
         if name not in checkpoint.modalities:
             raise UsageError.unknown("modality of this checkpoint", name, checkpoint.modalities)
     chosen = [name for name in MODALITIES if name in wanted]
+    words = checkpoint.configs["text"]["vocabulary"] if "text" in chosen else VOCABULARY
+    if words != VOCABULARY:  # with another tokenizer it would run, and understand nothing
+        raise CheckpointError(
+            f"the text tower knows {words} tokens; CLIP's tokenizer, the only one that is supported, has {VOCABULARY}",
+            hint="leave it out: --modalities " + (",".join(m for m in checkpoint.modalities if m != "text") or "..."),
+        )
     slots = {modality: _slots(checkpoint, modality, weights) for modality in chosen}
     specs = specs_of({modality: checkpoint.configs[modality] for modality in chosen}, preparation)
     return Plan(weights=weights, checkpoint=checkpoint, slots=slots, specs=specs)
@@ -171,8 +178,10 @@ def _slots(checkpoint: registry.Checkpoint, modality: str, weights: Weights) -> 
     slots = {}
     for key, rule in registry.tower_keys(checkpoint, modality).items():
         dtype = weights.dtypes[rule.sources[0]]
-        if dtype not in _SCHEMES:
-            dtype = torch.float32  # float64 says nothing more to a tower, and integers are no weights
+        # float64 says nothing more to a tower, and integers are no weights. A product with a batch normalisation has
+        # more digits than its half-precision factor, and may leave its range.
+        if dtype not in _SCHEMES or rule.op in ("bn_weight", "bn_bias"):
+            dtype = torch.float32
         slots[key] = Slot(dtype, checkpoint.shapes[modality][key])
     return slots
 
