@@ -42,6 +42,16 @@ def test_imagebinds_own_records_are_the_defaults():
             {"crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 236}, "resample": 2},
             ImageSpec(resize=236, interpolation="bilinear"),
         ),
+        (
+            {
+                "do_resize": True,
+                "do_normalize": True,
+                "rescale_factor": 0.00392156862745098,
+                "crop_size": 224,
+                "size": 224,
+            },
+            ImageSpec(),
+        ),
         ({"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}, ImageSpec(mean=(0.1, 0.2, 0.3), std=(1, 1, 1))),
     ],
 )
@@ -57,6 +67,12 @@ def test_what_was_published_is_followed(published, expected):
         {"preprocess_cfg": {"resize_mode": "squash"}},
         {"resample": 0},
         {"crop_size": 224, "size": {"longest_edge": 224}},
+        {"crop_size": 224, "size": {"height": 224, "width": 224}},
+        {"crop_size": 336, "size": 336},
+        {"crop_size": {"height": 224, "width": 112}, "size": 224},
+        {"do_center_crop": False, "size": 224},
+        {"do_normalize": False},
+        {"rescale_factor": 1 / 127.5},
         {"image_mean": "grey"},
     ],
 )

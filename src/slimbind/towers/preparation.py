@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -62,8 +63,15 @@ def _image(size: int, given: Mapping[str, Any]) -> ImageSpec:
         fields["interpolation"] = published["interpolation"]
     if "resample" in published:
         fields["interpolation"] = _INTERPOLATION.get(published["resample"], f"Pillow's filter {published['resample']}")
+    _check_steps(published)
     if "crop_size" in published and isinstance(published.get("size"), int | Mapping):
-        fields["resize"] = _edge(published["size"])
+        crop, edge = published["crop_size"], published["size"]
+        if crop not in (size, {"height": size, "width": size}, {"shortest_edge": size}):
+            raise CheckpointError(
+                f"the published preprocessing has crop_size {crop!r}, but the tower sees {size} x {size} pixels"
+            )
+        # Height and width together would squash the picture, which no ImageSpec does.
+        fields["resize"] = edge.get("shortest_edge") if isinstance(edge, Mapping) else edge
     if published.get("resize_mode", "shortest") != "shortest":
         raise CheckpointError(
             f"the published preprocessing has resize_mode {published['resize_mode']!r}; supported: shortest"
@@ -77,5 +85,11 @@ def _image(size: int, given: Mapping[str, Any]) -> ImageSpec:
         ) from error
 
 
-def _edge(size: int | Mapping[str, Any]) -> object:
-    return size if isinstance(size, int) else size.get("shortest_edge", size.get("height"))
+def _check_steps(published: Mapping[str, Any]) -> None:
+    """Refuse a Hugging Face preprocessing that leaves out a step which ours always takes."""
+    for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        if not published.get(step, True):
+            raise CheckpointError(f"the published preprocessing has {step} {published[step]!r}; supported: true")
+    factor = published.get("rescale_factor", 1 / 255)
+    if not isinstance(factor, float) or not math.isclose(factor, 1 / 255):
+        raise CheckpointError(f"the published preprocessing has rescale_factor {factor!r}; supported: 1/255")
