@@ -228,3 +228,9 @@ def test_the_manifest_survives_a_round_trip() -> None:
         {"created_by": "x", "model": INFO, "embedding_dim": 4, "towers": {"text": entry}}
     )
     assert Manifest.model_validate_json(manifest.model_dump_json()) == manifest
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b.json", "..", "C:x", ""])
+def test_a_tokenizer_lies_in_its_towers_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="tokenizer"):
+        TextSpec(tokenizer=name)

@@ -121,8 +121,8 @@ def hugging_face(weights):
             for old, new in layers.items():
                 key = key.replace(f".{old}.", f".{new}.")
             out[key] = value
-    for tower, count in (("vision", 10), ("text", 20)):
-        out[f"{tower}_model.embeddings.position_ids"] = torch.arange(count)[None]
+    for tower, key in (("vision", "visual.positional_embedding"), ("text", "positional_embedding")):
+        out[f"{tower}_model.embeddings.position_ids"] = torch.arange(len(weights[key]))[None]
     return out
 
 
@@ -138,6 +138,22 @@ def test_hugging_face_format(open_clip):
         "vision_model.embeddings.position_ids",
         "text_model.embeddings.position_ids",
     }
+
+
+def test_old_hugging_face_configs_say_it_in_dicts_that_come_first(open_clip):
+    """Of two entries of one name the one in ``..._config_dict`` holds, as in the library that wrote the file."""
+    shapes = shapes_of(open_clip)
+    config = {
+        "vision_config": {"hidden_act": "gelu", "num_attention_heads": 4},
+        "vision_config_dict": {"hidden_act": "quick_gelu"},
+        "text_config": None,
+        "text_config_dict": {"hidden_act": "gelu", "num_attention_heads": 2},
+    }
+    found = registry.detect(shapes, config).configs
+    assert (found["vision"]["activation"], found["vision"]["heads"]) == ("quick_gelu", 4)
+    assert (found["text"]["activation"], found["text"]["heads"]) == ("gelu", 2)
+    alone = {"vision_config_dict": {"hidden_act": "gelu", "num_attention_heads": 4}, "text_config_dict": {}}
+    assert registry.detect(shapes, alone).configs["vision"]["activation"] == "gelu"
 
 
 def test_a_tower_alone_with_its_own_hugging_face_config(open_clip):
@@ -213,6 +229,9 @@ def test_the_activation_must_be_told(open_clip):
         ({"quick_gelu": True, "vision_heads": 3}, "vision_heads is 3; the tower's width 128 must be a whole multiple"),
         ({"vision_cfg": {"timm_model_name": "convnext"}}, "tower of another library"),
         ({"vision_cfg": {"pool_type": "avg"}}, "pool_type is 'avg'; supported: tok, argmax"),
+        ({"text_cfg": {"act_kwargs": {"approximate": "tanh"}}}, "act_kwargs is {'approximate': 'tanh'}"),
+        ({"text_cfg": {"hf_tokenizer_name": "bert-base-uncased"}}, "hf_tokenizer_name is 'bert-base-uncased'"),
+        ({"text_cfg": {"tokenizer_kwargs": {"clean": "canonicalize"}}}, "tokenizer_kwargs is"),
         ({"vision_cfg": 3}, "vision_cfg is 3; it must be an object"),
         ({"vision_cfg": {"norm_kwargs": {"eps": "x"}}}, "LayerNorm epsilon is 'x'"),
         ({"vision_cfg": {"head_width": 0, "width": 128, "layers": 2}}, "head_width is 0"),

@@ -224,9 +224,10 @@ def _flat(config: Mapping[str, Any] | None) -> Config:
     alone = {"clip_vision_model": "vision", "clip_text_model": "text"}.get(str(config.get("model_type")))
     if alone is not None:
         config = {f"{alone}_config": config}
-    if "vision_config" in config or "text_config" in config:
+    if any(f"{modality}_config{old}" in config for modality in ("vision", "text") for old in ("", "_dict")):
         for modality, heads in (("vision", 12), ("text", 8)):
-            part = _part(config, f"{modality}_config")
+            # Files of old versions say it in ..._config_dict, which comes first where both are there.
+            part = {**_part(config, f"{modality}_config"), **_part(config, f"{modality}_config_dict")}
             # What a Hugging Face config leaves out has these values.
             flat[f"{modality}_activation"] = part.get("hidden_act", "quick_gelu")
             flat[f"{modality}_heads"] = part.get("num_attention_heads", heads)
@@ -243,7 +244,14 @@ def _flat(config: Mapping[str, Any] | None) -> Config:
 
 
 def _flat_openclip(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Config:
-    usual = {"pool_type": ("tok", "argmax"), "no_causal_mask": (False,), "global_average_pool": (False,)}
+    usual: dict[str, tuple[Any, ...]] = {
+        "pool_type": ("tok", "argmax"),
+        "no_causal_mask": (False,),
+        "global_average_pool": (False,),
+        "act_kwargs": (None, {}),
+        "hf_tokenizer_name": (None, ""),
+        "tokenizer_kwargs": (None, {}),
+    }
     for part in (vision, text):
         for key in ("timm_model_name", "hf_model_name"):
             if part.get(key):
