@@ -130,6 +130,21 @@ def test_a_branch_that_moves_does_not_mix_two_versions(hub, artifact_files):
         assert {path.split("/")[4] for _, path in hub.requests if "/resolve/" in path} == {hub.commit}
 
 
+def test_a_branch_that_moves_during_a_fetch_is_said(hub):
+    hub.repositories["org/clip"] = CLIP
+    weights = dict(CLIP)
+
+    class Moving(dict):
+        def __getitem__(self, name):
+            if name == "open_clip_model.safetensors":
+                hub.commit = "f" * 40
+            return weights[name]
+
+    hub.repositories["org/clip"] = Moving(weights)
+    with pytest.raises(HubError, match=r"hf://org/clip was changed while it was fetched"):
+        public.checkpoint("hf://org/clip")
+
+
 def test_a_tower_that_is_not_in_the_cache_is_missed_when_it_is_used(hub, artifact_files, monkeypatch):
     import slimbind
 

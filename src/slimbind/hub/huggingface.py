@@ -108,7 +108,10 @@ def _fetched(repository: Repository, wanted: _Wanted) -> Path:
             ),
         )
         path = Path(got)
-        folder[:] = [path.parents[name.count("/")]]
+        place = path.parents[name.count("/")]
+        if folder and folder[0] != place:
+            raise HubError(f"{repository} was changed while it was fetched", hint="run the same command again")
+        folder[:] = [place]
         return path
 
     for name in _needed(names, str(repository), fetch, wanted):
