@@ -19,7 +19,7 @@ def models(artifacts):
     found = {}
     for engine, folder in artifacts.items():
         model = slimbind.load(folder, threads=1)
-        model._preprocessors = dict.fromkeys(model.modalities, lambda array: array)
+        model._parts.preprocessors = dict.fromkeys(model.modalities, lambda array: array)
         found[engine] = model
     yield found
     for model in found.values():
@@ -113,5 +113,5 @@ def test_unloading_is_the_same_for_every_engine(models, golden):
         first = model.embed(items_of(golden, "depth"), "depth")
         model.unload("depth")
         assert "depth" not in model.loaded
-        model._preprocessors["depth"] = lambda array: array
+        model._parts.preprocessors["depth"] = lambda array: array
         np.testing.assert_array_equal(model.embed(items_of(golden, "depth"), "depth"), first)

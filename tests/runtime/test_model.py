@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -15,6 +17,7 @@ import slimbind
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, EngineError, UsageError
 from slimbind.runtime import model as model_module
 from slimbind.runtime.model import parse_bytes
+from slimbind.runtime.pool import TowerPool
 
 
 @pytest.fixture
@@ -165,6 +168,21 @@ def test_missing_modalities_and_models_are_told(model, tmp_path):
         slimbind.load(tmp_path)
 
 
+def test_the_towers_of_a_dropped_model_go_with_it(toy_artifact):
+    gc.disable()  # nothing hurries the collector where few objects hold many bytes
+    try:
+        model = slimbind.load(toy_artifact, idle_ttl=60)
+        model.embed(["red"], "text")
+        pool = weakref.ref(model._pool)
+        encoder = model.encoder("text")
+        del model
+        assert encoder.embed(["red"]).shape == (1, 8), "an encoder that is still held goes on working"
+        del encoder
+        assert pool() is None
+    finally:
+        gc.enable()
+
+
 def test_a_closed_model_says_so(toy_artifact):
     with slimbind.load(toy_artifact) as model:
         model.embed(["red"], "text")
@@ -175,7 +193,7 @@ def test_a_closed_model_says_so(toy_artifact):
 
 def test_a_preload_that_cannot_be_opens_nothing(toy_artifact, monkeypatch):
     opened = []
-    monkeypatch.setattr(slimbind.Model, "_open", lambda self, modality: opened.append(modality))
+    monkeypatch.setattr(TowerPool, "lease", lambda self, modality: opened.append(modality))
     with pytest.raises(UsageError, match="'smell'"):
         slimbind.load(toy_artifact, preload=["text", "smell"])
     assert opened == []

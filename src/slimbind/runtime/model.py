@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -94,23 +95,19 @@ class Model:
         fetch: Callable[[str], object] | None = None,
     ) -> None:
         self.artifact = artifact
-        self._fetch = fetch
-        self._unfetched = set(artifact.modalities) if fetch is not None else set()
         if idle_ttl is not None and not (isinstance(idle_ttl, int | float) and idle_ttl > 0):
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
-        self._options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
-        self._limits = limits
-        self._unverified = set(artifact.modalities) if verify else set()
+        options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
+        self._threads = options.threads
+        self._parts = _Parts(artifact, options, limits, verify=verify, fetch=fetch)
         self._pool = TowerPool(
-            self._open,
+            self._parts.open,
             {name: artifact.tower(name).bytes for name in artifact.modalities},
             budget=None if memory_budget is None else parse_bytes(memory_budget),
             idle_ttl=idle_ttl,
         )
         self._encoders: dict[str, Encoder] = {}
-        self._preprocessors: dict[str, Preprocessor] = {}
         self._lock = Lock()
-        self._verifying = {name: Lock() for name in artifact.modalities}
         wanted = (preload,) if isinstance(preload, str) else tuple(preload)
         for modality in wanted:  # all, before the first is opened for nothing
             self._check(modality)
@@ -161,9 +158,9 @@ class Model:
                     modality,
                     self.artifact.tower(modality),
                     self.dim,
-                    lease=lambda: self._pool.lease(modality),
-                    preprocessor=lambda: self._preprocessor(modality),
-                    threads=self._options.threads,
+                    lease=partial(self._pool.lease, modality),
+                    preprocessor=partial(self._parts.preprocessor, modality),
+                    threads=self._threads,
                 )
             return self._encoders[modality]
 
@@ -172,15 +169,12 @@ class Model:
         if modality is not None:
             self._check(modality)
         self._pool.unload(modality)
-        with self._lock:
-            for name in [modality] if modality else list(self._preprocessors):
-                self._preprocessors.pop(name, None)
+        self._parts.forget(modality)
 
     def close(self) -> None:
         """Close all towers for good."""
         self._pool.close()
-        with self._lock:
-            self._preprocessors.clear()
+        self._parts.forget()
 
     def __enter__(self) -> Model:
         return self
@@ -197,11 +191,56 @@ class Model:
         check_modality(modality)
         self.artifact.tower(modality)
 
-    def _open(self, modality: str) -> Session:
+
+class _Parts:
+    """What towers are made of: their files, brought and checked before they are first read, and their preprocessing.
+
+    Not the model itself, so that nothing the model holds refers to it: the towers of a model that was dropped without
+    being closed go with it, instead of waiting for the collector of cycles, which weights do not hurry.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        options: Options,
+        limits: Limits | None,
+        *,
+        verify: bool,
+        fetch: Callable[[str], object] | None,
+    ) -> None:
+        self._artifact = artifact
+        self._options = options
+        self._limits = limits
+        self._fetch = fetch
+        self._unfetched = set(artifact.modalities) if fetch is not None else set()
+        self._unverified = set(artifact.modalities) if verify else set()
+        self._verifying = {name: Lock() for name in artifact.modalities}
+        self._lock = Lock()
+        self.preprocessors: dict[str, Preprocessor] = {}
+
+    def open(self, modality: str) -> Session:
         self._have(modality)
-        entry = self.artifact.tower(modality)
-        info = self.artifact.manifest.model
-        return engine(entry.engine).open(self.artifact.folder, entry, self._options, model=info, modality=modality)
+        entry = self._artifact.tower(modality)
+        info = self._artifact.manifest.model
+        return engine(entry.engine).open(self._artifact.folder, entry, self._options, model=info, modality=modality)
+
+    def preprocessor(self, modality: str) -> Preprocessor:
+        from slimbind.media import preprocessor
+
+        self._have(modality)
+        with self._lock:
+            if modality not in self.preprocessors:
+                self.preprocessors[modality] = preprocessor(
+                    self._artifact.tower(modality).preprocess,
+                    folder=self._artifact.folder / modality,
+                    limits=self._limits,
+                )
+            return self.preprocessors[modality]
+
+    def forget(self, modality: str | None = None) -> None:
+        with self._lock:
+            for name in [modality] if modality else list(self.preprocessors):
+                self.preprocessors.pop(name, None)
 
     def _have(self, modality: str) -> None:
         """Make sure that a tower's files are on this machine, and are those of the manifest."""
@@ -210,21 +249,8 @@ class Model:
                 self._fetch(modality)
                 self._unfetched.discard(modality)
             if modality in self._unverified:
-                self.artifact.verify(modality)
+                self._artifact.verify(modality)
                 self._unverified.discard(modality)
-
-    def _preprocessor(self, modality: str) -> Preprocessor:
-        from slimbind.media import preprocessor
-
-        self._have(modality)
-        with self._lock:
-            if modality not in self._preprocessors:
-                self._preprocessors[modality] = preprocessor(
-                    self.artifact.tower(modality).preprocess,
-                    folder=self.artifact.folder / modality,
-                    limits=self._limits,
-                )
-            return self._preprocessors[modality]
 
 
 def parse_bytes(size: int | str) -> int:
