@@ -68,7 +68,7 @@ def clip_state(scale: float = 0.02) -> dict[str, torch.Tensor]:
     add("visual.positional_embedding", 5, 64)
     add("visual.proj", 64, 48)
     add("text_projection", 64, 48)
-    add("token_embedding.weight", 300, 64)
+    add("token_embedding.weight", 49408, 64)
     add("positional_embedding", 20, 64)
     for norm in ("visual.ln_pre", "visual.ln_post", "ln_final"):
         add(f"{norm}.weight", 64)
