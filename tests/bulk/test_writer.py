@@ -149,6 +149,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, suffix, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("rows", [1, 5000])
+def test_a_disk_without_room_for_the_spools_leaves_nothing(tmp_path, monkeypatch, rows):
+    def full(**_):
+        return open("/dev/full", "w+b", buffering=0 if rows == 1 else -1)
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    with pytest.raises(SlimbindError, match="was not written: No space left"):
+        write(tmp_path / "v.npz", [good("a", 1, 0, 0)] * rows)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_fills_up_on_the_way_leaves_nothing(tmp_path):
     class Full:
         def __init__(self, *_):

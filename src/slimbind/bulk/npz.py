@@ -7,6 +7,7 @@ import json
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,9 +90,9 @@ class Npz:
 
     def close(self) -> None:
         """Drop the spools."""
-        self._vectors.close()
-        for texts in self._texts.values():
-            texts.close()
+        for spool in (self._vectors, *self._texts.values()):
+            with suppress(OSError):  # a full disk refuses the last flush; the spool goes away anyway
+                spool.close()
 
 
 def _member(

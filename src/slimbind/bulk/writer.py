@@ -93,8 +93,10 @@ class Writer:
         except OSError as problem:
             raise _not_written(self.path, problem) from problem
         finally:
-            self._format.close()
-            self._drop()
+            try:
+                self._format.close()
+            finally:
+                self._drop()
 
     def _publish(self) -> None:
         self._format.finish()
