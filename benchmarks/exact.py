@@ -32,8 +32,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimbind.export.openvino import trace
 from slimbind.media import preprocessor
 from slimbind.media.spec import TextSpec
+from slimbind.runtime import quiet
 from slimbind.runtime.batches import batches
 from slimbind.towers import registry, simplify
 from slimbind.towers.layers import Tower
@@ -180,13 +182,8 @@ def flops(module: torch.nn.Module, x: Tensor) -> int:
 
 def compiled(tower: Tower) -> Callable[[np.ndarray], np.ndarray]:
     """The tower on OpenVINO, fp32, one thread."""
-    import openvino as ov
-
-    x = tower.example(2)
-    shape = [-1 if axis in tower.dynamic_axes else size for axis, size in enumerate(x.shape)]
-    model = ov.convert_model(tower, example_input=x, input=[ov.PartialShape(shape)])
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
-    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    request = quiet.openvino().Core().compile_model(trace(tower), "CPU", settings).create_infer_request()
     return lambda array: np.array(request.infer([array])[0])
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 from importlib.metadata import distributions
-from pathlib import Path
 
 import pytest
 
@@ -99,10 +98,10 @@ def test_openvino_still_has_its_converter_for_others_in_the_process(tmp_path):
     assert told["result"][0] is False and told["result"][1] != "AttributeError" and told["result"][2] is None
 
 
-def test_the_home_folder_of_this_process_is_left_alone():
+def test_in_this_process_too_nothing_can_be_sent():
     from slimbind.runtime import quiet
 
     quiet.openvino()
     sender = sys.modules.get("openvino_telemetry")
     assert sender is None or "slimbind" in sender.utils.sender.TelemetrySender.send.__module__
-    assert Path.home()
+    assert sender is not None or "openvino_telemetry" in sys.modules, "None in sys.modules forbids the import"
