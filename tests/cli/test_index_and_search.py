@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 
 import pytest
@@ -161,6 +162,20 @@ def test_an_index_of_another_encoder_is_refused_with_a_mend(cli, indexed, make_t
         assert "cannot be compared" in result.err
         assert "hint: use --model" in result.err
         assert "another --index" in result.err
+
+
+def test_a_model_that_was_changed_is_not_told_to_be_used_instead_of_itself(
+    cli, toy_folder, make_toy, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    make_toy(tmp_path / "model")
+    assert cli("index", toy_folder, "--model", "model").code == 0
+    shutil.rmtree(tmp_path / "model")
+    make_toy(tmp_path / "model", scheme="bf16")
+    for args in (["index", toy_folder], ["search", "red"]):
+        result = cli(*args, "--model", "model")
+        assert result.code == 1
+        assert "hint: the model was changed since: delete" in result.err
 
 
 def test_without_model_the_index_knows_its_own(cli, indexed, monkeypatch):

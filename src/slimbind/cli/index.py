@@ -59,7 +59,7 @@ def index(
         if shelf is None:
             made = FlatIndex.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids)
             shelf = stack.enter_context(made)
-        shelf.check(ids, model=source)
+        shelf.check(ids, model=options.lasting(source))
         total = _count(_reader(source, loaded, only, place), roots) if console.shows_progress(progress) else None
         advance = stack.enter_context(console.progress("indexing", total=total, unit="files", show=progress))
 

@@ -54,7 +54,7 @@ def search(
         source = model or shelf.model
         with slimbind.load(source, threads=threads) as loaded:
             encoder = loaded.encoder(kind)
-            shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=source)
+            shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=options.lasting(source))
             opened_index = time.perf_counter()
             try:
                 vector = encoder.embed([item])[0]

@@ -149,7 +149,9 @@ class FlatIndex:
                 raise CollectionError(
                     f"the index {self.folder} was made by {self.model} ({modality} encoder {mine}); {model} has "
                     f"{modality} encoder {other}, and their vectors cannot be compared",
-                    hint=f"use --model {self.model}, or another --index for {model}",
+                    hint=f"use --model {self.model}, or another --index for {model}"
+                    if model != self.model
+                    else f"the model was changed since: delete {self.folder} and index again, or use another --index",
                 )
         new = {name: told for name, told in encoders.items() if name not in self._header.encoders}
         if not self._header.encoders.keys() & encoders.keys():
