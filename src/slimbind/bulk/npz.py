@@ -90,9 +90,9 @@ class Npz:
 
     def close(self) -> None:
         """Drop the spools."""
-        for spool in (self._vectors, *self._texts.values()):
+        for close in (self._vectors.close, *(texts.close for texts in self._texts.values())):
             with suppress(OSError):  # a full disk refuses the last flush; the spool goes away anyway
-                spool.close()
+                close()
 
 
 def _member(
