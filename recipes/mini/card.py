@@ -131,7 +131,7 @@ shipped" is measured through the finished artifact, from pixels and words to vec
 - Training was on drawings. It gains most on drawings and icons, and little on photographs, for which the classifier's
   own guesses were good already; the learned branch was shrunk to {restraint} of its size for their sake.
 - English only. Long sentences are understood by the text tower, but the picture tower answers to their main noun.
-- A picture is cropped to its central square. Videos are seen as single frames, without motion.
+- A picture is cropped to its central square. Of a video five single frames are seen, no motion.
 - ImageNet's view of the world, and its gaps and biases, are in it. Do not use it to judge people.
 
 ## Made by

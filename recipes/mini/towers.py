@@ -17,7 +17,7 @@ from vocabulary import CONTEXT
 
 from slimbind.media.image import ImagePreprocessor
 from slimbind.media.limits import Limits
-from slimbind.media.spec import ImageSpec
+from slimbind.media.spec import ImageSpec, VideoSpec
 from slimbind.towers.mini import (
     TEXT_CONFIG,
     MiniText,
@@ -26,8 +26,15 @@ from slimbind.towers.mini import (
     read_minilm,
 )
 
-# The checkpoint's own scaling is (x - 127) / 128.
-IMAGE = ImageSpec(size=224, resize=224, interpolation="bicubic", mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
+# The checkpoint's own scaling is (x - 127) / 128. It knows no motion: of a video five frames are enough.
+IMAGE = ImageSpec(
+    size=224,
+    resize=224,
+    interpolation="bicubic",
+    mean=(127 / 255,) * 3,
+    std=(128 / 255,) * 3,
+    video=VideoSpec(clips=5, frames=1, crops=1),
+)
 
 
 def vision(cache: Path) -> MiniVision:
