@@ -16,14 +16,9 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from environment import environment
 from slimbind.export.openvino import trace
 from slimbind.media import preprocessor
 from slimbind.media.spec import TextSpec
@@ -104,32 +100,18 @@ def main() -> None:
             )
             gc.collect()
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    record = {"benchmark": "exact", "command": command(args), "environment": environment(), "rows": rows}
+    record = {
+        "benchmark": "exact",
+        "command": command(args),
+        "environment": environment("torch", "numpy", "openvino", threads=1),
+        "rows": rows,
+    }
     args.output.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {args.output}")
 
 
 def command(args: argparse.Namespace) -> str:
     return f"python benchmarks/exact.py --rows {args.rows} --scale {args.scale} --rounds {args.rounds}"
-
-
-def environment() -> dict[str, Any]:
-    cpu = platform.processor()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        cpu = next(
-            (line.split(": ")[1] for line in info.read_text().splitlines() if line.startswith("model name")), cpu
-        )
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "threads": 1,
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "numpy", "openvino")},
-    }
 
 
 def full_size(modality: str, scale: int) -> Tower:

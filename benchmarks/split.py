@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from environment import environment
 
 ROOT = Path(__file__).parents[1]
 MIB = 2**20
@@ -69,19 +67,6 @@ def measure(checkpoint: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    info = Path("/proc/cpuinfo").read_text().splitlines()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "cpu": next((line.split(": ")[1] for line in info if line.startswith("model name")), platform.processor()),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "safetensors")},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
@@ -105,7 +90,7 @@ def main() -> None:
     record = {
         "benchmark": "split",
         "command": f"python benchmarks/split.py {args.checkpoint.name} --rounds {args.rounds}",
-        "environment": environment(),
+        "environment": environment("torch", "safetensors"),
         "rows": rows,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
