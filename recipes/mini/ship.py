@@ -6,9 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import nncf
 import numpy as np
-import openvino as ov
 import torch
 from tokenizers import Tokenizer
 from vocabulary import CONTEXT
@@ -16,16 +14,20 @@ from vocabulary import CONTEXT
 from slimbind.artifact import ArtifactWriter, Fidelity, ModelInfo
 from slimbind.export import openvino
 from slimbind.media.spec import TextSpec
+from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, Options, engine
 from slimbind.towers.layers import Tower
 from towers import IMAGE
 
 
-def squeeze_weights(model: ov.Model, *, spare: tuple[str, ...] = ()) -> ov.Model:
+def squeeze_weights(model: Any, *, spare: tuple[str, ...] = ()) -> Any:  # noqa: ANN401  (openvino has no types)
     """Matrix and kernel weights to int8, one scale per output channel; activations stay in floating point.
 
     Layers whose name holds one of ``spare`` are left as they are.
     """
+    quiet.mute()  # nncf would report that it is used
+    import nncf
+
     kept = [
         op.get_friendly_name()
         for op in model.get_ordered_ops()
@@ -105,7 +107,7 @@ def write(
         for modality, tower in towers.items():
             settings, folder = SETTINGS[modality], writer.folder(modality)
             model = squeeze_weights(openvino.trace(tower), spare=settings["spare"])
-            ov.save_model(model, folder / openvino.FILE, compress_to_fp16=True)
+            quiet.openvino().save_model(model, folder / openvino.FILE, compress_to_fp16=True)
             fields = {
                 "engine": "openvino",
                 "scheme": "int8-weight",

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import torch
 from PIL import Image
 from safetensors.torch import load
@@ -18,6 +17,7 @@ from vocabulary import CONTEXT
 from slimbind.media.image import ImagePreprocessor
 from slimbind.media.limits import Limits
 from slimbind.media.spec import ImageSpec, VideoSpec
+from slimbind.runtime import quiet
 from slimbind.towers.mini import (
     TEXT_CONFIG,
     MiniText,
@@ -76,8 +76,10 @@ class _Backbone(torch.nn.Module):
 
 def features(tower: MiniVision, images: Iterable[Image.Image]) -> np.ndarray:
     """Pooled features ``[n, 1280]`` float32 of many pictures, by the engine that is quickest here."""
-    model = ov.convert_model(_Backbone(tower), example_input=torch.zeros(2, 3, 224, 224), input=[-1, 3, 224, 224])
-    compiled = ov.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"})
+    model = quiet.convert_model(_Backbone(tower), example_input=torch.zeros(2, 3, 224, 224), input=[-1, 3, 224, 224])
+    compiled = quiet.openvino().compile_model(
+        model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    )
     parts = [compiled(batch)[0].copy() for batch in _batches((pixels(image) for image in images), 32)]
     return np.concatenate(parts)
 
