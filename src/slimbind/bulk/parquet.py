@@ -34,7 +34,8 @@ class Parquet:
             [
                 pa.field("id", pa.string(), nullable=False),
                 pa.field("modality", pa.string()),
-                pa.field("vector", pa.list_(pa.float32(), about.dim)),
+                # Not a list of fixed size: most versions of pyarrow cannot read those back where an item has none.
+                pa.field("vector", pa.list_(pa.float32())),
                 pa.field("error", pa.string()),
             ],
             metadata={"slimbind.model": about.model, "slimbind.encoders": json.dumps(dict(about.encoders))},
