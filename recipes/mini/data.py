@@ -60,7 +60,7 @@ def _draw(job: tuple[int, Picture]) -> np.ndarray | None:
 
 
 def shelf(cache: Path) -> Shelf:
-    """All captioned pictures with their features, from the cache or made now (about five minutes on two cores)."""
+    """All captioned pictures with their features, from the cache or made now (about ten minutes on two cores)."""
     found, path = gather(cache), cache / "features.npz"
     if not path.exists():
         started = time.perf_counter()
