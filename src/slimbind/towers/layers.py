@@ -196,6 +196,11 @@ def pick(tokens: Tensor, index: Tensor | None) -> Tensor:
     return tokens.gather(1, index[:, None, None].expand(-1, 1, tokens.shape[-1]))
 
 
+def logit_scale_of(logarithm: Tensor) -> float:
+    """The logit scale whose learned logarithm this is: ``exp``, at most 100."""
+    return min(math.exp(float(logarithm)), MAX_LOGIT_SCALE)
+
+
 class Tower(nn.Module):
     """The network of one modality: ``forward`` gives unit vectors, ``forward_raw`` keeps the logit scale in.
 
@@ -229,7 +234,7 @@ class Tower(nn.Module):
         """What the unit vectors are multiplied by in ``forward_raw``: ``exp(log_logit_scale)``, at most 100."""
         if self.log_logit_scale is None:
             return 1.0
-        return min(math.exp(float(self.log_logit_scale.detach())), MAX_LOGIT_SCALE)
+        return logit_scale_of(self.log_logit_scale.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """The input of one modality in, unit vectors ``[n, dim]`` out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from slimbind.media.spec import PreprocessSpec
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.towers import registry
 from slimbind.towers.checkpoint import Weights
-from slimbind.towers.layers import MAX_LOGIT_SCALE
+from slimbind.towers.layers import logit_scale_of
 from slimbind.towers.preparation import specs_of
 from slimbind.towers.weightfile import Slot, write
 
@@ -154,7 +153,7 @@ def _write_tower(plan: Plan, modality: str, writer: ArtifactWriter, on_bytes: Ca
     def read(key: str) -> Tensor:
         value = rules[key].apply(plan.weights.read, slots[key].shape).to(slots[key].dtype)
         if key == _LOGIT_KEY:
-            logit_scale.append(min(math.exp(float(value)), MAX_LOGIT_SCALE))
+            logit_scale.append(logit_scale_of(value))
         return value
 
     folder = writer.folder(modality)
