@@ -32,6 +32,8 @@ Wave = NDArray[np.float32]
 # Resampling a piece equals resampling the whole, if it starts this much earlier and ends this much later.
 _MARGIN_SECONDS = 0.1
 _BLOCK = 1 << 16
+_ID3_HEADER = 10
+_FRAME_HEAD = 192  # the names stand in the first 40 bytes of the frame, behind the side information
 _LOUDEST = 1e6  # above any convention for full scale, below what overflows a spectrum
 _RATES = (1_000, 1_000_000)
 _MISSING_SECONDS = 0.1  # headers of lossy files may be off by an encoder's delay
@@ -80,12 +82,14 @@ class AudioPreprocessor:
         import soundfile
 
         with decoding(source.name, "decode the sound", hint=_KNOWN):
+            known = _states_length(source)  # looked up first: the decoder moves in the same file
             with soundfile.SoundFile(source.file) as sound:
+                length = _count(sound, self.limits) if sound.format == "MP3" and not known else sound.frames
 
                 def read(start: int, stop: int) -> Wave:
                     return _read_mono(sound, start, stop)
 
-                return self._spectrograms(source.name, sound.frames, sound.samplerate, read, collapse)
+                return self._spectrograms(source.name, length, sound.samplerate, read, collapse)
 
     def _spectrograms(
         self, name: str, length: int, rate: int, read: Callable[[int, int], Wave], collapse: bool
@@ -170,6 +174,36 @@ def _piece(
     offset = low // (rate // math.gcd(rate, target)) * (target // math.gcd(rate, target))
     resampled: Wave = soxr.resample(np.ascontiguousarray(wave), rate, target, quality="HQ")
     return resampled[start - offset : stop - offset]
+
+
+def _states_length(source: Source) -> bool:
+    """Whether an MP3's first frame is a Xing, Info or VBRI header: only those say how long the stream is."""
+    head = source.head(_ID3_HEADER)
+    tag = 0
+    if head.startswith(b"ID3") and len(head) == _ID3_HEADER:
+        tag = _ID3_HEADER + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    source.file.seek(tag)
+    frame = source.file.read(_FRAME_HEAD)
+    source.file.seek(0)
+    return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _count(sound: Any, limits: Limits) -> int:  # noqa: ANN401  (soundfile has no types)
+    """Samples of an MPEG stream without a length. libsndfile guesses from the first frame, often too much.
+
+    Where nothing is there shortly before the guessed end, the stream is decoded and counted.
+    """
+    guess, rate = int(sound.frames), int(sound.samplerate)
+    if guess / rate > limits.max_seconds:
+        return guess  # is refused for it
+    sound.seek(max(0, guess - int(_MISSING_SECONDS * rate)))
+    if len(sound.read(1)):
+        return guess
+    sound.seek(0)
+    counted = 0
+    while block := len(sound.read(_BLOCK, dtype="float32")):
+        counted += block
+    return counted
 
 
 def _read_mono(sound: Any, start: int, stop: int) -> Wave:  # noqa: ANN401  (soundfile has no types)
