@@ -21,18 +21,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "media": BASE | {"media"},
     "artifact": BASE | {"artifact", "media"},
     "hub": STORE,
-    "runtime": STORE | {"runtime", "towers"},  # towers only in the torch adapter, which opens split folders
+    "runtime": STORE | {"runtime", "towers", "quantize"},  # the last two only in the torch adapter
     "towers": STORE | {"towers"},
     "export": BUILD,
+    "quantize": BUILD | {"evaluate"},  # evaluate only in the job, which ends with the report of what was lost
+    "evaluate": STORE | {"runtime", "evaluate"},
     "codecs": BASE | {"codecs"},
     "collection": BASE | {"codecs", "collection"},
     "bulk": STORE | {"runtime", "collection", "codecs", "bulk"},
-    "cli": BUILD | {"collection", "codecs", "bulk", "cli"},
+    "cli": BUILD | {"collection", "codecs", "bulk", "evaluate", "cli"},
     "__main__": BASE | {"cli"},
     "models": set(),
     "__init__": BUILD | {"collection"},  # lazily, or for type checkers only
 }
-TORCH_ALLOWED = {"towers", "export", "runtime/torch.py"}
+TORCH_ALLOWED = {"towers", "quantize", "export", "runtime/torch.py"}
 
 
 def _modules() -> list[Path]:

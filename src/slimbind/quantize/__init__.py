@@ -1,0 +1,1 @@
+"""WEIGHTS made small and fast: schemes, smoothing, calibration, sensitivity, recipes, and the paper's two baselines."""
