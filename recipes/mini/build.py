@@ -25,6 +25,7 @@ import material
 import numpy as np
 import pictures
 import ship
+import split
 import torch
 import torch.nn.functional as F
 import train
@@ -98,6 +99,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "slimbind-mini")
     arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--split", type=Path, help="also write both towers in float32 into this folder")
     options = arguments.parse_args()
     cache: Path = options.cache
     cache.mkdir(parents=True, exist_ok=True)
@@ -153,6 +155,8 @@ def main() -> None:
     vision.backbone.load_state_dict(backbone.state_dict())
     vision.head.load_state_dict(head.state_dict())
     text.adapt.weight.data.copy_(adapt)
+    if options.split is not None:
+        split.write(options.split, made={"vision": vision, "text": text}, tokenizer=tokenizer, overwrite=True)
     chosen = np.random.default_rng(0)
     photos = data.cifar_pictures(cache, "dev")[0][:100] + [
         pictures.place(pictures.render(picture.art)) for picture in sets["tuxpaint_photographs"].pictures[::3]
