@@ -19,13 +19,11 @@ from pathlib import Path
 
 import card
 import data
-import evaluate
 import labels
 import material
 import numpy as np
 import pictures
 import ship
-import split
 import torch
 import torch.nn.functional as F
 import train
@@ -34,7 +32,9 @@ import wordnet
 from data import Shelf
 from torch import Tensor
 
+import evaluate
 import slimbind
+import split
 import towers
 from slimbind.towers.mini import VISION_CONFIG, ConceptHead, MiniVision
 
