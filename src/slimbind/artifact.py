@@ -54,7 +54,11 @@ class FileEntry(_Record):
 
 
 class Fidelity(_Record):
-    """Cosine to the fp32 reference over ``samples`` inputs, plain and after subtracting the mean embedding."""
+    """Cosine to the fp32 reference over ``samples`` inputs, plain and after subtracting the mean embedding.
+
+    ``reference_bytes`` is the size of the tower it was compared with, ``time_ratio`` how many times as fast it was:
+    both were timed in turns, in one run, on the machine that wrote this.
+    """
 
     samples: int = Field(ge=1)
     cosine_mean: float
@@ -62,6 +66,8 @@ class Fidelity(_Record):
     centred_mean: float | None = None
     centred_min: float | None = None
     data: str = Field(description="what the inputs were")
+    reference_bytes: int | None = Field(None, ge=1)
+    time_ratio: float | None = Field(None, gt=0)
 
 
 class ModelInfo(_Record):
@@ -79,7 +85,8 @@ class TowerEntry(_Record):
 
     ``scheme`` is how the weights are stored (``f32``, ``bf16``, ``int8-dynamic``, ...), ``weights`` the sha256 of the
     fp32 tower they were made from, ``config`` what the architecture needs to be rebuilt, ``logit_scale`` the learned
-    temperature (embeddings are unit vectors, so it is a number beside them, not a part of them).
+    temperature (embeddings are unit vectors, so it is a number beside them, not a part of them). ``quantization`` is
+    the scheme's own record: type, version and settings, and under ``report`` what was found on the way.
     """
 
     engine: str
@@ -91,6 +98,7 @@ class TowerEntry(_Record):
     preprocess: PreprocessSpec
     logit_scale: float | None = None
     fidelity: Fidelity | None = None
+    quantization: dict[str, Any] | None = None
 
     @property
     def bytes(self) -> int:
@@ -104,6 +112,8 @@ class TowerEntry(_Record):
         if isinstance(self.preprocess, TextSpec):  # the record only names the file that says which ids a text becomes
             named = PurePosixPath("text", self.preprocess.tokenizer)
             told += [file.sha256 for file in self.files if PurePosixPath(file.path) == named]
+        if self.quantization is not None:  # the same scheme with other settings gives other vectors
+            told += [{key: value for key, value in self.quantization.items() if key != "report"}]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
