@@ -21,7 +21,8 @@ from slimbind.errors import (
     MissingExtraError,
     UsageError,
 )
-from slimbind.export import compare, job, onnx, openvino
+from slimbind.export import compare, job, onnx, openvino, openvino_plan
+from slimbind.quantize.plan import Plan
 from slimbind.towers.layers import Tower
 from slimbind.towers.simplify import simplify
 
@@ -72,11 +73,11 @@ def test_half_precision_halves_the_weights(split_folder, tmp_path, engine, dtype
 
 
 def test_a_tower_that_drifts_is_refused_and_nothing_is_written(split_folder, tmp_path, monkeypatch):
-    def wrong(tower, folder, dtype):
+    def wrong(tower, folder, plan):
         with torch.no_grad():
             tower = simplify(tower)
             tower.head.proj.weight.add_(0.01 * torch.randn_like(tower.head.proj.weight))
-        openvino.write(tower, folder, dtype)
+        openvino.write(tower, folder, plan)
 
     monkeypatch.setitem(job.WRITERS, "openvino", (wrong, ("f32",)))
     with pytest.raises(DriftError, match=r"imu tower is off by .*f32 may be off by 1e-05"):
@@ -196,7 +197,7 @@ def test_what_cannot_be_converted_is_an_engine_error(module, tmp_path):
 
     tower = Odd("none", "imu", {"dim": 4}, logit_scale=False)
     with pytest.raises(EngineError, match="cannot convert the imu tower"):
-        module.write(tower, tmp_path, "f32")
+        module.write(tower, tmp_path, Plan())
 
 
 def test_without_the_onnx_exporter_the_mend_is_told(split_folder, tmp_path, monkeypatch):
@@ -208,13 +209,13 @@ def test_without_the_onnx_exporter_the_mend_is_told(split_folder, tmp_path, monk
 def test_bf16_is_rounded_to_nearest_even():
     values = torch.cat([torch.randn(1000), torch.tensor([1.0, 1.00390625, 1.01171875, -0.0, 65504.0, 1e-30])])
     expected = values.bfloat16().view(torch.int16).numpy().view(np.uint16)
-    np.testing.assert_array_equal(openvino._round_bf16(values.numpy()), expected)
+    np.testing.assert_array_equal(openvino_plan.round_bf16(values.numpy()), expected)
 
 
 def test_bf16_weights_are_not_unpacked_when_opened(split_folder, tmp_path):
     artifact = job.export(split_folder, tmp_path / "out", dtype="bf16", modalities=["imu"])
     text = (artifact.folder / "imu" / "tower.xml").read_text()
-    assert text.count('name="decompression"') == text.count("/stored_as_bf16") > 10
+    assert text.count('name="decompression"') == text.count("/stored_in_16_bits") > 10
 
 
 def test_the_command_reports_and_prints_where(split_folder, tmp_path, capsys):

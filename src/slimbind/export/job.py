@@ -15,6 +15,7 @@ from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destin
 from slimbind.errors import ArtifactError, UsageError
 from slimbind.export import compare, onnx, openvino
 from slimbind.modalities import MODALITIES, check_modality
+from slimbind.quantize.plan import Float, Plan
 from slimbind.runtime.engine import Options, engine, single_file
 from slimbind.runtime.memory import trim_heap
 from slimbind.runtime.threads import resolve_threads
@@ -23,7 +24,7 @@ from slimbind.towers.layers import Tower
 from slimbind.towers.simplify import simplify
 
 # Engine -> how it writes a tower, and the types it can store weights in.
-WRITERS: dict[str, tuple[Callable[[Tower, Path, str], None], tuple[str, ...]]] = {
+WRITERS: dict[str, tuple[Callable[[Tower, Path, Plan], None], tuple[Float, ...]]] = {
     "openvino": (openvino.write, ("f32", "f16", "bf16")),
     # ONNX Runtime has next to no bf16 kernels on the CPU.
     "onnx": (onnx.write, ("f32", "f16")),
@@ -63,7 +64,8 @@ def export(
     if engine not in WRITERS:
         raise UsageError.unknown("engine to export to", engine, WRITERS)
     write, dtypes = WRITERS[engine]
-    if dtype not in dtypes:
+    stored = next((known for known in dtypes if known == dtype), None)
+    if stored is None:
         raise UsageError.unknown(f"dtype for {engine}", dtype, dtypes)
     check_destination(Path(destination), overwrite=overwrite)
     artifact = Artifact.open(source)
@@ -74,13 +76,13 @@ def export(
         raise UsageError("no modality was asked for", hint=f"this model has {', '.join(artifact.modalities)}")
     manifest = artifact.manifest
     options = Options(resolve_threads(threads))
-    check_space(Path(destination), sum(entry.parameters for entry in entries.values()) * _WEIGHT_BYTES[dtype])
+    check_space(Path(destination), sum(entry.parameters for entry in entries.values()) * _WEIGHT_BYTES[stored])
     with ArtifactWriter(
         destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
     ) as writer:
         for modality, entry in entries.items():
             artifact.verify(modality)
-            report(modality, _export_tower(artifact, modality, entry, writer, engine, dtype, write, options))
+            report(modality, _export_tower(artifact, modality, entry, writer, engine, stored, write, options))
             gc.collect()  # traced modules refer to themselves
             trim_heap()  # the next tower needs the room
     return Artifact.open(destination)
@@ -109,8 +111,8 @@ def _export_tower(
     entry: TowerEntry,
     writer: ArtifactWriter,
     engine_name: str,
-    dtype: str,
-    write: Callable[[Tower, Path, str], None],
+    dtype: Float,
+    write: Callable[[Tower, Path, Plan], None],
     options: Options,
 ) -> TowerEntry:
     tower = load_tower(artifact, modality)
@@ -119,7 +121,7 @@ def _export_tower(
     with torch.inference_mode():
         references = [tower(x).numpy().astype("float32") for x in inputs]
     folder = writer.folder(modality)
-    write(simplify(tower), folder, dtype)
+    write(simplify(tower), folder, Plan(rest=dtype))
     del tower
     for file in entry.files:
         if not file.path.endswith(".safetensors"):  # the tokenizer

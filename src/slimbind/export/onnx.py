@@ -14,6 +14,7 @@ import torch
 
 from slimbind.errors import EngineError, MissingExtraError
 from slimbind.export.saving import saving
+from slimbind.quantize.plan import Plan
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT
 from slimbind.towers.layers import Tower
@@ -22,7 +23,7 @@ FILE = "tower.onnx"
 OPSET = 20
 
 
-def write(tower: Tower, folder: Path, dtype: str) -> None:
+def write(tower: Tower, folder: Path, plan: Plan) -> None:
     """Export ``tower`` into ``folder`` with weights stored as ``dtype`` (``f32`` or ``f16``).
 
     f16 weights are computed with in f32: they halve the file, not the memory. Batch, text length and number of frames
@@ -39,7 +40,7 @@ def write(tower: Tower, folder: Path, dtype: str) -> None:
     except ImportError as error:
         raise MissingExtraError("the ONNX exporter (onnx, onnxscript)", extra="onnx") from error
     program = _export(tower)
-    if dtype == "f16":
+    if plan.rest == "f16":
         _store_f16(program.model)
     with saving(folder / FILE):
         program.save(folder / FILE, external_data=True)
