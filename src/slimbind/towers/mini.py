@@ -177,20 +177,24 @@ class TextLayer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
+        # What a norm gives goes on unscaled beside the branch too, so smoothing has its place at the branch's entry.
+        self.qkv_in = nn.Identity()
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm1 = nn.LayerNorm(width, eps=_LN_EPS)
+        self.up_in = nn.Identity()
         self.up = nn.Linear(width, hidden)
+        self.act = nn.GELU()
         self.down = nn.Linear(hidden, width)
         self.norm2 = nn.LayerNorm(width, eps=_LN_EPS)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """``[n, length, width]`` and what to add to the attention scores ``[n, 1, 1, length]`` -> the same shape."""
         n, length, width = x.shape
-        parts = self.qkv(x).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(self.qkv_in(x)).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], attn_mask=bias)
         x = self.norm1(x + self.out(mixed.transpose(1, 2).reshape(n, length, width)))
-        out: Tensor = self.norm2(x + self.down(F.gelu(self.up(x))))
+        out: Tensor = self.norm2(x + self.down(self.act(self.up(self.up_in(x)))))
         return out
 
 
