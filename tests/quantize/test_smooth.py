@@ -1,0 +1,277 @@
+"""Smoothing changes no embedding, whatever the alpha, and makes inputs and weights share the outliers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from torch import nn
+
+from slimbind.quantize import links, sites, smooth
+from slimbind.towers import registry
+from slimbind.towers.simplify import fold_norms, simplify
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+IMAGEBIND = ["vision", "text", "audio", "depth", "thermal", "imu"]
+COMMON = {"depth": 2, "hidden": 64, "dim": 16, "eps": 1e-5, "bias_kv": False}
+MADE = {
+    "clip vision": (
+        "clip",
+        "vision",
+        COMMON
+        | {
+            "activation": "quick_gelu",
+            "width": 32,
+            "heads": 2,
+            "tokens": 10,
+            "kernel": 16,
+            "size": 48,
+            "norm_pre": True,
+        },
+    ),
+    "clip text": (
+        "clip",
+        "text",
+        COMMON
+        | {
+            "activation": "gelu",
+            "width": 32,
+            "heads": 4,
+            "tokens": 12,
+            "vocabulary": 90,
+            "norm_pre": False,
+            "logit_scale": True,
+        },
+    ),
+    "resnet": (
+        "clip",
+        "vision",
+        {"architecture": "resnet", "width": 16, "layers": [2, 1, 1, 1], "heads": 8, "dim": 16, "size": 64},
+    ),
+    "mini text": ("mini", "text", {"dim": 384, "vocabulary": 90, "tokens": 12, "depth": 2, "heads": 4, "width": 384,
+                                   "hidden": 64}),
+}  # fmt: skip
+
+
+@dataclass
+class Stats:
+    absmax: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def towers():
+    """Small towers of every architecture that has links, with norms that do something and a few loud channels."""
+    weights = torch.load(GOLDEN / "imagebind_tiny.pth", weights_only=True)
+    config = json.loads((GOLDEN / "imagebind_tiny_config.json").read_text())
+    checkpoint = registry.detect({key: tuple(value.shape) for key, value in weights.items()}, config)
+    torch.manual_seed(0)
+    made = {}
+    for modality in IMAGEBIND:
+        tower = registry.build("imagebind", modality, checkpoint.configs[modality])
+        made[modality] = registry.load(tower, dict(registry.convert(checkpoint, modality, weights.__getitem__)))
+    for name, (family, modality, config) in MADE.items():
+        made[name] = registry.build(family, modality, config, device="cpu")
+    for tower in made.values():
+        for module in tower.modules():
+            if isinstance(module, nn.LayerNorm):
+                with torch.no_grad():
+                    module.weight.normal_(1, 0.2)
+                    module.weight[:2] *= 20
+                    module.bias.normal_(0, 0.2)
+        tower.eval().requires_grad_(False)
+    return made
+
+
+NAMES = [*IMAGEBIND, *MADE]
+
+
+def observe(tower, x):
+    """The loudness of every layer's input."""
+    found, handles = {}, []
+    for name, site in sites.sites(tower).items():
+        if site.kind not in ("linear", "conv"):
+            continue
+
+        def hook(module, given, name=name):
+            values = given[0] if isinstance(module, nn.Linear) else given[0].movedim(1, -1)
+            found[name] = Stats(values.reshape(-1, values.shape[-1]).abs().amax(0))
+
+        handles.append(site.module.register_forward_pre_hook(hook))
+    with torch.no_grad():
+        tower(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def agree(before, after, x, tolerance=5e-6):
+    """The channels made loud here cost a float32 tower some digits by themselves; float64 has no such excuse."""
+    with torch.no_grad():
+        torch.testing.assert_close(after(x), before(x), rtol=0, atol=tolerance)
+
+
+def double(tower):
+    return copy.deepcopy(tower).double()
+
+
+@pytest.mark.parametrize("prepare", [lambda tower: tower, simplify, lambda tower: simplify(fold_norms(tower))])
+@pytest.mark.parametrize("name", NAMES)
+def test_same_embeddings(towers, name, prepare):
+    tower = prepare(towers[name])
+    x = tower.example(3)
+    before = {key: value.clone() for key, value in tower.state_dict().items()}
+    after = smooth.smooth(tower, observe(tower, x))
+    agree(tower, after, x)
+    agree(tower, after, tower.example(2))
+    assert list(sites.sites(after)) == list(sites.sites(tower))
+    assert tower.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in tower.state_dict().items())
+    # Every link did something, and smoothing what was smoothed is exact as well.
+    weights = sites.sites(tower)
+    for link in links.links(tower).values():
+        for reader in link.readers:
+            assert not torch.equal(sites.sites(after)[reader].weight, weights[reader].weight), reader
+    agree(tower, smooth.smooth(after, observe(after, x), alpha=0.9), x)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.sampled_from(["vision", "depth", "clip text", "resnet", "mini text"]),
+    alpha=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)
+def test_same_embeddings_with_any_alpha(towers, name, alpha, seed):
+    tower = simplify(towers[name])
+    random = torch.Generator().manual_seed(seed)
+    stats = {}
+    for key, found in observe(tower, tower.example(1)).items():
+        wild = torch.randn(found.absmax.shape, generator=random).exp() ** 2
+        stats[key] = Stats(found.absmax * wild)
+    x = tower.example(2)
+    agree(tower, smooth.smooth(tower, stats, alpha=alpha), x)
+    exact, x = double(tower), x.double() if x.is_floating_point() else x
+    agree(exact, smooth.smooth(exact, stats, alpha=alpha), x, tolerance=1e-10)
+
+
+def test_links_by_name(towers):
+    """A mapping scales what it names and leaves the rest alone, down to the storage."""
+    tower = simplify(towers["audio"])
+    x = tower.example(2)
+    after = smooth.smooth(tower, observe(tower, x), alpha={"blocks.0.mlp.fc1": 0.7, "blocks.1.attn.out": 0.3})
+    agree(tower, after, x)
+    old = tower.state_dict()
+    changed = {key for key, value in after.state_dict().items() if value.data_ptr() != old[key].data_ptr()}
+    assert changed == {
+        "blocks.0.norm_2.weight", "blocks.0.norm_2.bias", "blocks.0.mlp.fc1.weight",
+        "blocks.1.attn.kv.weight", "blocks.1.attn.kv.bias", "blocks.1.attn.bias_v", "blocks.1.attn.out.weight",
+    }  # fmt: skip
+    # Keys are no values: their half stays as it was.
+    half = len(old["blocks.1.attn.kv.bias"]) // 2
+    new = after.state_dict()["blocks.1.attn.kv.bias"]
+    assert torch.equal(new[:half], old["blocks.1.attn.kv.bias"][:half])
+    assert not torch.equal(new[half:], old["blocks.1.attn.kv.bias"][half:])
+
+
+@pytest.mark.parametrize("name", ["vision", "imu", "clip vision", "mini text", "resnet"])
+def test_the_loud_become_quiet(towers, name):
+    """What smoothing is for: the loudest channel of an input stands out less."""
+    tower = simplify(towers[name])
+    x = tower.example(4)
+    before = observe(tower, x)
+    after = observe(smooth.smooth(tower, before), x)
+
+    def crest(stats):
+        return float(stats.absmax.amax() / stats.absmax.mean())
+
+    readers = {link.readers[-1] for link in links.links(tower).values()}
+    ratios = {reader: crest(after[reader]) / crest(before[reader]) for reader in readers}
+    assert np.mean(list(ratios.values())) < 0.75, ratios
+
+
+def test_a_bias_row_counts_among_the_values(towers):
+    tower = simplify(towers["depth"])
+    assert links.links(tower)["blocks.0.attn.out"].vectors == ("blocks.0.attn.bias_v",)
+    assert links.links(simplify(towers["vision"]))["blocks.0.attn.out"].vectors == ()
+
+
+@pytest.mark.parametrize("dead", ["input", "weights", "both", "all"])
+def test_channels_of_zeros(dead):
+    absmax, weight = torch.rand(16) + 0.5, torch.randn(8, 16)
+    if dead == "all":
+        absmax, weight = torch.zeros(16), torch.zeros(8, 16)
+    if dead in ("input", "both"):
+        absmax[:3] = 0
+    if dead in ("weights", "both"):
+        weight[:, :3] = 0
+    for alpha in (0.0, 0.5, 1.0):
+        by = smooth.scale(absmax, [weight], alpha)
+        assert torch.isfinite(by).all() and (by > 0).all()
+        assert by.max() / by.min() < 2 / smooth.QUIET
+
+
+wide = st.floats(0, 2.0**60, width=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    absmax=arrays.arrays(np.float32, 12, elements=wide),
+    weight=arrays.arrays(np.float32, (5, 12), elements=wide),
+    alpha=st.floats(0, 1),
+)
+def test_scales_are_bounded(absmax, weight, alpha):
+    by = smooth.scale(torch.from_numpy(absmax), [torch.from_numpy(weight)], alpha)
+    assert torch.isfinite(by).all()
+    assert by.max() <= smooth.SPREAD * 1.01 and by.min() >= 0.99 / smooth.SPREAD
+
+
+def test_a_loud_row_does_not_decide():
+    """Rows are quantized with scales of their own, so their loudness is no reason to spare an input."""
+    absmax, weight = torch.rand(16) + 0.5, torch.randn(8, 16)
+    loud = weight * torch.tensor([1, 1, 1, 50.0, 1, 1, 1, 1])[:, None]
+    torch.testing.assert_close(smooth.scale(absmax, [loud], 0.5), smooth.scale(absmax, [weight], 0.5))
+
+
+def test_a_shared_norm_is_left_alone(towers):
+    """Scaling what two layers share would scale both."""
+    tower = links.structure_copy(towers["depth"])
+    tower.blocks[1]._modules["norm_2"] = tower.blocks[0].norm_2
+    x = tower.example(2)
+    assert not {"blocks.0.mlp.fc1", "blocks.1.mlp.fc1"} & links.links(tower).keys()
+    after = smooth.smooth(tower, observe(tower, x))
+    agree(tower, after, x)
+    assert after.blocks[0].norm_2 is after.blocks[1].norm_2
+
+
+def test_a_copy_keeps_its_hooks_to_itself(towers):
+    tower = towers["depth"]
+    copy = links.structure_copy(tower)
+    called = []
+    copy.blocks[0].register_forward_pre_hook(lambda module, given: called.append(1))
+    with torch.no_grad():
+        tower(tower.example(1))
+    assert not called
+
+
+def test_a_tower_without_links(towers):
+    config = {"dim": 384, "size": 64, "hidden": 8, "temperature": 1.5}
+    tower = registry.build("mini", "vision", config, device="cpu").eval()
+    assert smooth.smooth(tower, {}) is tower
+
+
+def test_mistakes(towers):
+    tower = simplify(towers["depth"])
+    stats = observe(tower, tower.example(1))
+    with pytest.raises(ValueError, match="no link 'blocks.0.fc1'; it has blocks.0.attn.qkv"):
+        smooth.smooth(tower, stats, alpha={"blocks.0.fc1": 0.5})
+    with pytest.raises(ValueError, match="between 0 and 1, not blocks.0.attn.qkv: 1.5"):
+        smooth.smooth(tower, stats, alpha=1.5)
+    with pytest.raises(ValueError, match="no statistics of the input of 'blocks.0.attn.qkv'"):
+        smooth.smooth(tower, {})
