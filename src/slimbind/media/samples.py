@@ -29,6 +29,7 @@ _WHAT = {
 }
 _SAYINGS = {"photos": "a photo of {}", "illustrations": "a drawing of {}", "sounds": "the sound of {}"}
 _QUERIES = "queries.json"
+_PARAGRAPHS = 40
 _LONGEST_LINE = 2000  # characters; more is no sentence
 SENTENCES = ".txt"  # a file of sentences, one per line
 
@@ -59,7 +60,7 @@ def shipped(modality: str) -> Samples:
     if modality == "text":
         queries = json.loads((folder / _QUERIES).read_text(encoding="utf-8"))
         names = [form.format(_words(path)) for name, form in _SAYINGS.items() for path in _listed(folder / name)]
-        return Samples([*queries, *names], what)
+        return Samples([*queries, *names, *_paragraphs([*names, *queries])], what)
     return Samples([path for name in _SHIPPED[modality] for path in _listed(folder / name)], what)
 
 
@@ -123,6 +124,16 @@ def _folder() -> Path:
 
 def _listed(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _paragraphs(sentences: Sequence[str]) -> list[str]:
+    """Texts of 2 to 16 sentences: short ones alone would leave most positions of a text tower unseen."""
+    found, start = [], 0
+    for number in range(_PARAGRAPHS):
+        taken = [sentences[(start + k) % len(sentences)] for k in range(2 + number % 15)]
+        start += len(taken)
+        found.append(", ".join(taken))
+    return found
 
 
 def _words(path: Path) -> str:

@@ -1,0 +1,65 @@
+"""``int8-dynamic``: int8 weights per output channel, inputs of linear layers rounded per token when the tower runs."""
+
+from __future__ import annotations
+
+from math import gcd
+
+from slimbind.quantize import rounding
+from slimbind.quantize.activations import observe
+from slimbind.quantize.calibration import Calibration
+from slimbind.quantize.plan import LayerPlan, Plan
+from slimbind.quantize.report import Progress, Report
+from slimbind.quantize.schemes import Int8Dynamic, Made
+from slimbind.quantize.sites import Site, sites
+from slimbind.quantize.smooth import smooth
+from slimbind.towers.layers import Tower, TransformerTower
+
+# Part of all linear weights that must share a group size. The few that do not fit (the stem of imu has 48 inputs) stay
+# in 16 bits: a smaller group for their sake would slow down all others.
+_COVERED = 0.99
+_HEAD = 32  # heads whose size is no multiple of it are attended to in f32: bf16 gave vectors that depend on the batch
+
+
+def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: Progress, /) -> Made:
+    """See ``schemes.Make``."""
+    if config.smoothing != "off":
+        stats = observe(tower, calibration.batches(), progress=progress("observing", len(calibration)))
+        tower = smooth(tower, stats)
+        del stats
+    found = sites(tower)
+    group, kept = group_of(found)
+    layers = {}
+    done = progress("rounding", len(found))
+    for number, (name, site) in enumerate(found.items(), 1):
+        if site.kind == "linear" and name not in kept:
+            layers[name] = LayerPlan(rounding.per_channel(site.weight), "dynamic")
+        elif site.kind in ("conv", "embedding"):
+            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        done(number)
+    plan = Plan(layers, rest="bf16", precision=precision_of(tower), group_size=group)
+    return tower, plan, Report(layers=len(layers), kept=kept)
+
+
+def group_of(found: dict[str, Site]) -> tuple[int | None, dict[str, str]]:
+    """The group size that all linear layers can share, and the layers (with the reason) that have to stay out."""
+    linear = {name: site.weight.shape for name, site in found.items() if site.kind == "linear"}
+    if not linear:
+        return None, {}
+    total = sum(shape.numel() for shape in linear.values())
+    candidates = {gcd(*widths) for widths in _prefixes(sorted({shape[1] for shape in linear.values()}, reverse=True))}
+    for group in sorted(candidates | {shape[1] for shape in linear.values()}, reverse=True):
+        kept = [name for name, shape in linear.items() if shape[1] % group]
+        if sum(linear[name].numel() for name in kept) <= (1 - _COVERED) * total:
+            return group, {name: f"its {linear[name][1]} inputs are no multiple of {group}" for name in kept}
+    return 1, {}
+
+
+def _prefixes(values: list[int]) -> list[list[int]]:
+    return [values[: k + 1] for k in range(len(values))]
+
+
+def precision_of(tower: Tower) -> str:
+    """What the rest is computed in."""
+    if isinstance(tower, TransformerTower) and (int(tower.config["width"]) // int(tower.config["heads"])) % _HEAD:
+        return "f32"
+    return "bf16"

@@ -1,0 +1,256 @@
+"""Quantizes an artifact: a tower at a time is rewritten, quantized, written, compared, and kept or refused."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destination, check_space
+from slimbind.errors import ArtifactError, DriftError, UsageError
+from slimbind.evaluate import fidelity
+from slimbind.export.job import WRITERS, load_tower
+from slimbind.modalities import MODALITIES, check_modality
+from slimbind.quantize.calibration import Calibration, gather
+from slimbind.quantize.plan import Plan
+from slimbind.quantize.report import Progress, Report, silent
+from slimbind.quantize.schemes import LEAST, Scheme
+from slimbind.quantize.schemes import scheme as named_scheme
+from slimbind.quantize.work import Work, place
+from slimbind.runtime.engine import INPUT, Options
+from slimbind.runtime.engine import engine as runtime_engine
+from slimbind.runtime.memory import trim_heap
+from slimbind.runtime.threads import resolve_threads
+from slimbind.towers.layers import Tower
+from slimbind.towers.simplify import simplify
+
+_FLOAT = ("f32", "f16", "bf16")
+_SLACK = 1.1  # norms, positions, graphs: what an estimate by parameters leaves out
+
+
+def quantize(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    *,
+    scheme: str | Scheme = "int8-dynamic",
+    engine: str | None = None,
+    modalities: Iterable[str] | None = None,
+    calibrate: Sequence[str | os.PathLike[str]] = (),
+    samples: int | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+    threads: int | None = None,
+    report: Callable[[str, TowerEntry], None] = lambda modality, entry: None,
+    note: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
+) -> Artifact:
+    """Write a quantized artifact from a split folder.
+
+    Args:
+        source: a folder written by ``slimbind split``.
+        destination: the artifact's folder; appears whole or not at all. Towers that were finished when the job was
+            stopped wait beside it, and the same call goes on from there.
+        scheme: a name from ``SCHEMES``, or one with settings (``schemes.scheme``).
+        engine: ``openvino`` or ``onnx``; the paper's baselines run on ``torch`` alone.
+        modalities: which towers; all by default.
+        calibrate: data: folders, ``.npz`` or ``.txt`` files, ``modality=path`` (see ``calibration.gather``); the
+            samples that come with slimbind where none is given.
+        samples: how many items of a modality are used at most.
+        force: keep towers that say something else than their reference, instead of refusing them.
+        overwrite: replace an artifact that is there.
+        threads: threads of PyTorch and of the comparison.
+        report: is told of every finished tower.
+        note: is told what people should know (what data is used, that int8 will not be faster here).
+        progress: is told of the stages.
+
+    Raises:
+        UsageError: unknown scheme, engine or modality, a pair that does not go together, data that is of no use, a
+            recipe that does not fit.
+        ArtifactError: the source is no split folder, or was quantized already; the destination cannot be written.
+        DriftError: a tower says something else than its reference; nothing is written.
+    """
+    config = named_scheme(scheme) if isinstance(scheme, str) else scheme
+    chosen_engine = _engine_for(config, engine)
+    check_destination(Path(destination), overwrite=overwrite)
+    artifact = Artifact.open(source)
+    entries = _entries(artifact, modalities)
+    estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK
+    check_space(Path(destination), int(estimate))
+    data = gather(artifact, list(entries), [os.fspath(path) for path in calibrate], samples=samples)
+    for modality, calibration in data.items():
+        note(f"{modality}: {'calibrated and ' if config.calibrates else ''}compared with {calibration.source}")
+        for name, reason in calibration.skipped.items():
+            note(f"skipped: {name}: {reason}")
+    manifest = artifact.manifest
+    towers: dict[str, Artifact] = {}
+    job = _Job(artifact, config, chosen_engine, Options(resolve_threads(threads)), progress)
+    work = Work(Path(destination), model=manifest.model, embedding_dim=manifest.embedding_dim)
+    with work:
+        for modality, entry in entries.items():
+            path = work.path(modality, entry, config, chosen_engine, data[modality].digest)
+            finished = work.find(path)
+            if finished is None:
+                artifact.verify(modality)
+                with work.begin(path) as one:
+                    job.tower(modality, entry, data[modality], one)
+                finished = Artifact.open(path)
+                gc.collect()  # traced modules refer to themselves
+                trim_heap()  # the next tower needs the room
+            else:
+                note(f"{modality}: was finished before the job was stopped")
+            _check(finished.tower(modality), modality, config, force=force, note=note)
+            towers[modality] = finished
+            report(modality, finished.tower(modality))
+        with ArtifactWriter(
+            destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
+        ) as writer:
+            for modality, finished in towers.items():
+                place(finished, modality, writer)
+        work.done()
+    return Artifact.open(destination)
+
+
+def _engine_for(config: Scheme, name: str | None) -> str:
+    if name is None:
+        return config.engines[0]
+    if name not in config.engines:
+        raise UsageError.unknown(f"engine for {config.name}", name, config.engines)
+    return name
+
+
+def _entries(artifact: Artifact, modalities: Iterable[str] | None) -> dict[str, TowerEntry]:
+    wanted = artifact.modalities if modalities is None else tuple(check_modality(name) for name in modalities)
+    found = {name: artifact.tower(name) for name in MODALITIES if name in wanted}
+    if not found:
+        raise UsageError("no modality was asked for", hint=f"this model has {', '.join(artifact.modalities)}")
+    for modality, entry in found.items():
+        hint = "quantize the folder that `slimbind split` wrote"
+        if entry.quantization is not None or entry.scheme not in _FLOAT:
+            raise ArtifactError(
+                f"the {modality} tower of {artifact.folder} is already quantized ({entry.scheme})", hint=hint
+            )
+        if entry.engine != "torch":
+            raise ArtifactError(
+                f"the {modality} tower of {artifact.folder} was already exported for {entry.engine}", hint=hint
+            )
+    return found
+
+
+def _check(entry: TowerEntry, modality: str, config: Scheme, *, force: bool, note: Callable[[str], None]) -> None:
+    """Refuse a tower below its scheme's threshold, unless forced."""
+    assert entry.fidelity is not None
+    try:
+        fidelity.check(entry.fidelity, modality=modality, scheme=config.name, least=least_cosine(config))
+    except DriftError as error:
+        if not force:
+            raise
+        note(f"kept all the same: {error.message}")
+
+
+def least_cosine(config: Scheme) -> float:
+    """The smallest cosine that the worst held-out item may have; see ``schemes.LEAST``."""
+    asked = getattr(config, "min_fidelity", None)
+    return LEAST[config.name][0] if asked is None else float(asked)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is the same for all towers."""
+
+    artifact: Artifact
+    config: Scheme
+    engine: str
+    options: Options
+    progress: Progress
+
+    def tower(self, modality: str, entry: TowerEntry, data: Calibration, writer: ArtifactWriter) -> None:
+        """Quantize one tower, write it, and measure what was written."""
+
+        def progress(stage: str, total: int) -> Callable[[int], None]:
+            return self.progress(f"{modality}: {stage}", total)
+
+        folder = writer.folder(modality)
+        inputs = list(data.held_out())
+        with _threads(self.options.threads):
+            tower = load_tower(self.artifact, modality)
+            reference = _embed(tower, inputs, progress)
+            tower, plan, made = self.config.make(simplify(tower), data, progress)
+            progress("writing", 1)
+            WRITERS[self.engine][0](tower, folder, plan)
+            del tower
+        for file in entry.files:
+            if not file.path.endswith(".safetensors"):  # the tokenizer
+                shutil.copyfile(self.artifact.folder / file.path, folder / Path(file.path).name)
+        gc.collect()
+        trim_heap()
+        fields = self._fields(entry, plan, made, data)
+        written = writer.add(modality, **fields)
+        found = self._run(folder.parent, written, modality, inputs, progress)
+        measured = fidelity.measure(
+            np.concatenate(reference), np.concatenate(found), data=data.source, reference_bytes=entry.bytes
+        )
+        digests = {file.path: file.sha256 for file in written.files}
+        writer.add(modality, digests=digests, **(fields | {"fidelity": measured}))
+
+    def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, object]:
+        config = dict(entry.config) | {"precision": plan.precision}
+        if plan.group_size is not None:
+            config["group_size"] = plan.group_size
+        record = self.config.to_record()
+        if self.config.calibrates:
+            record["calibration"] = data.digest
+        record["report"] = made.model_dump(mode="json", exclude_defaults=True) | {"data": data.source}
+        return {
+            "engine": self.engine,
+            "scheme": self.config.name,
+            "weights": entry.weights,
+            "parameters": entry.parameters,
+            "config": config,
+            "preprocess": entry.preprocess,
+            "logit_scale": entry.logit_scale,
+            "quantization": record,
+        }
+
+    def _run(
+        self, folder: Path, entry: TowerEntry, modality: str, inputs: Sequence[torch.Tensor], progress: Progress
+    ) -> list[NDArray[np.float32]]:
+        done = progress("comparing", len(inputs))
+        model = self.artifact.manifest.model
+        session = runtime_engine(self.engine).open(folder, entry, self.options, model=model, modality=modality)
+        found = []
+        try:
+            for number, x in enumerate(inputs, 1):
+                found.append(session.run({INPUT: x.numpy()}))
+                done(number)
+        finally:
+            session.close()
+        return found
+
+
+def _embed(tower: Tower, inputs: Sequence[torch.Tensor], progress: Progress) -> list[NDArray[np.float32]]:
+    done = progress("reference", len(inputs))
+    found = []
+    with torch.inference_mode():
+        for number, x in enumerate(inputs, 1):
+            found.append(tower(x).numpy().astype(np.float32))
+            done(number)
+    return found
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """PyTorch's number of threads belongs to the process; it is set for the time of the work only."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,49 @@
+"""The schemes that round weights alone and leave arithmetic in float: ``int8-weight``, ``int4-weight``, f16, bf16."""
+
+from __future__ import annotations
+
+from slimbind.quantize import rounding
+from slimbind.quantize.activations import observe
+from slimbind.quantize.calibration import Calibration
+from slimbind.quantize.dynamic import precision_of
+from slimbind.quantize.plan import LayerPlan, Plan
+from slimbind.quantize.report import Progress, Report
+from slimbind.quantize.schemes import F16, Bf16, Int4Weight, Int8Weight, Made
+from slimbind.quantize.sites import sites
+from slimbind.towers.layers import Tower
+
+
+def half(tower: Tower, calibration: Calibration, config: F16 | Bf16, progress: Progress, /) -> Made:
+    """Every matrix in 16 bits; see ``schemes.Make``."""
+    stored = "f16" if config.name == "f16" else "bf16"
+    return tower, Plan(rest=stored, precision="bf16"), Report(layers=0)
+
+
+def int8(tower: Tower, calibration: Calibration, config: Int8Weight, progress: Progress, /) -> Made:
+    """Every layer in 8 bits per output channel; see ``schemes.Make``."""
+    found = sites(tower)
+    done = progress("rounding", len(found))
+    layers = {}
+    for number, (name, site) in enumerate(found.items(), 1):
+        if site.kind != "frames":
+            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        done(number)
+    return tower, Plan(layers, rest="bf16", precision=precision_of(tower)), Report(layers=len(layers))
+
+
+def int4(tower: Tower, calibration: Calibration, config: Int4Weight, progress: Progress, /) -> Made:
+    """Linear layers in 4 bits, everything else in 8; see ``schemes.Make``."""
+    found = sites(tower)
+    stats = observe(tower, calibration.batches(), progress=progress("observing", len(calibration)))
+    done = progress("rounding", len(found))
+    layers, kept = {}, {}
+    for number, (name, site) in enumerate(found.items(), 1):
+        if site.kind == "linear" and site.weight.shape[1] % config.group == 0:
+            layers[name] = LayerPlan(rounding.grouped(site.weight, config.group, importance=stats[name].square))
+        elif site.kind == "linear":
+            kept[name] = f"its {site.weight.shape[1]} inputs are no multiple of {config.group}; 8 bits"
+            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        elif site.kind != "frames":
+            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        done(number)
+    return tower, Plan(layers, rest="bf16", precision=precision_of(tower)), Report(layers=len(layers), kept=kept)

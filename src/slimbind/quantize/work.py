@@ -1,0 +1,95 @@
+"""Towers that are finished while others are not yet, kept beside the destination so that a stopped job can go on.
+
+Each is an artifact of one tower, named by everything that decides what is in it. The folder goes when the job is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from slimbind import __version__
+from slimbind.artifact import Artifact, ArtifactWriter, ModelInfo, TowerEntry
+from slimbind.errors import ArtifactError
+from slimbind.quantize.schemes import Scheme
+
+
+class Work:
+    """The finished towers of one job. Use it in a ``with`` block around the job.
+
+    Args:
+        destination: of the whole artifact.
+        model, embedding_dim: of the whole artifact.
+    """
+
+    def __init__(self, destination: Path, *, model: ModelInfo, embedding_dim: int) -> None:
+        self.folder = destination.absolute().parent / f".{destination.name}.unfinished"
+        self._model = model
+        self._dim = embedding_dim
+        self._done = False
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._done or not self.kept:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def kept(self) -> int:
+        """How many towers are finished and wait here."""
+        return sum(not path.name.startswith(".") for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+
+    def path(self, modality: str, entry: TowerEntry, config: Scheme, engine: str, data: str) -> Path:
+        """Where the tower waits that these weights, settings and data (its digest) give."""
+        told = [
+            __version__,
+            entry.weights,
+            entry.scheme,
+            entry.config,
+            entry.preprocess.model_dump(mode="json"),
+            config.to_record(),
+            engine,
+            data,
+        ]
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{modality}-{digest[:16]}"
+
+    def find(self, path: Path) -> Artifact | None:
+        """The finished tower there, or None; one that was damaged is removed."""
+        try:
+            artifact = Artifact.open(path)
+            for modality in artifact.modalities:
+                artifact.verify(modality)
+        except ArtifactError:
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        return artifact
+
+    def begin(self, path: Path) -> ArtifactWriter:
+        """What writes a tower there, whole or not at all."""
+        return ArtifactWriter(path, model=self._model, embedding_dim=self._dim)
+
+    def done(self) -> None:
+        """Nothing is needed any more."""
+        self._done = True
+
+
+def place(artifact: Artifact, modality: str, writer: ArtifactWriter) -> TowerEntry:
+    """Put a finished tower into the whole artifact, by links where the file system has them."""
+    entry = artifact.tower(modality)
+    folder = writer.folder(modality)
+    for file in entry.files:
+        source, target = artifact.folder / file.path, folder / Path(file.path).name
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+    fields = {name: getattr(entry, name) for name in TowerEntry.model_fields if name != "files"}
+    return writer.add(modality, digests={file.path: file.sha256 for file in entry.files}, **fields)
