@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "info": "info",
     "split": "split",
     "export": "export",
+    "quantize": "quantize",
+    "fidelity": "fidelity",
 }
 
 

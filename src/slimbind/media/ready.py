@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +31,11 @@ def read_npz(path: Path, modality: str, spec: PreprocessSpec) -> list[NDArray[np
         UsageError: no such file or array, not numbers, another shape, or values that are NaN or infinite.
     """
     mend = f"save it with numpy.savez(path, {modality}=array), the first axis being the items"
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file", hint="check the path")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            names = list(data.files)
-            array = data[modality] if modality in names else None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        # AttributeError: what is a .npy under this name loads as an array, and has no files.
-        raise UsageError(f"{path} is not a .npz of plain arrays: {error}", hint=mend) from error
-    if array is None:
-        raise UsageError(f"{path} has no array {modality!r}; it has {', '.join(sorted(names)) or 'none'}", hint=mend)
+    with _opened(path) as data:
+        names = sorted(data)
+        if modality not in names:
+            raise UsageError(f"{path} has no array {modality!r}; it has {', '.join(names) or 'none'}", hint=mend)
+        array = data[modality]
     is_text = isinstance(spec, TextSpec)
     shapes = _views(spec)
     fits = array.ndim == 2 if is_text else array.shape[1:] in shapes
@@ -50,6 +47,33 @@ def read_npz(path: Path, modality: str, spec: PreprocessSpec) -> list[NDArray[np
     if not np.isfinite(array).all():
         raise UsageError(f"{path}: {modality} has values that are NaN or infinite", hint="leave those items out")
     return list(np.ascontiguousarray(array, np.float32)[:, None])
+
+
+def names_in(path: Path) -> tuple[str, ...]:
+    """The names of the arrays in a ``.npz``.
+
+    Raises:
+        UsageError: it is none.
+    """
+    with _opened(path) as data:
+        return tuple(sorted(data))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
+    """The archive; whatever is wrong with it, also while its arrays are read, is one kind of error."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file", hint="check the path")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            if not isinstance(data, Mapping):
+                raise ValueError("a single array")
+            yield data
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        # TypeError (AttributeError until Python 3.10): a .npy under this name is no archive that can be entered.
+        raise UsageError(
+            f"{path} is not a .npz of plain arrays: {error}", hint="save it with numpy.savez(path, vision=array, ...)"
+        ) from error
 
 
 def _views(spec: PreprocessSpec) -> tuple[tuple[int, ...], ...]:

@@ -1,0 +1,230 @@
+"""Two artifacts of one model held against each other, tower by tower: what they say, their size, their speed."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from slimbind.artifact import Artifact, Fidelity, TowerEntry
+from slimbind.errors import UsageError
+from slimbind.evaluate import inputs, speed
+from slimbind.evaluate.fidelity import measure
+from slimbind.evaluate.speed import Pace
+from slimbind.hub import resolve
+from slimbind.media.spec import TextSpec
+from slimbind.modalities import MODALITIES, check_modality
+from slimbind.runtime.encoder import BATCH, TEXT_BATCH
+from slimbind.runtime.engine import INPUT, Options, Session, engine
+from slimbind.runtime.memory import trim_heap
+from slimbind.runtime.threads import resolve_threads
+
+SAMPLES = 32  # items of a modality
+_TIMED = 8  # of which so many are timed
+_FLOATS = ("f16", "bf16")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How one tower compares.
+
+    Args:
+        modality: which tower.
+        reference: its record in the reference.
+        candidate: its record in the candidate.
+        fidelity: what was measured; with ``time_ratio``, if it was timed.
+        pace: the times, if it was timed: one item at a time, the forward pass only.
+        failed: items that could not be read, and why.
+        notes: what to know besides.
+    """
+
+    modality: str
+    reference: TowerEntry
+    candidate: TowerEntry
+    fidelity: Fidelity
+    pace: Pace | None
+    failed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size_ratio(self) -> float:
+        """Bytes of the reference / bytes of the candidate: 4 is a quarter of the size."""
+        return self.reference.bytes / max(1, self.candidate.bytes)
+
+
+def compare(
+    reference: str | os.PathLike[str],
+    candidate: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    modalities: Iterable[str] | None = None,
+    samples: int = SAMPLES,
+    threads: int | None = None,
+    timed: bool = True,
+    on_tower: Callable[[str], object] = lambda modality: None,
+) -> Iterator[Compared]:
+    """Compare the towers of two artifacts, one after the other; what does not go together is refused before any work.
+
+    Both towers of a modality are open while it is compared.
+
+    Args:
+        reference: a name, a folder or ``hf://org/repo``: what to be faithful to. A folder of ``slimbind split`` or an
+            f32 export.
+        candidate: the same of the model in question.
+        data: a folder of files, a ``.txt`` of sentences or a ``.npz`` of preprocessed arrays (see
+            ``evaluate.inputs``); by default what comes with slimbind.
+        modalities: which; by default all that both have and, with ``data``, that the data has.
+        samples: most items of a modality.
+        threads: of both engines.
+        timed: time them as well.
+        on_tower: is told which modality begins.
+
+    Raises:
+        UsageError: the two are not the same model, want their input prepared differently, or have no modality in
+            common; or there is no data.
+        ArtifactError, EngineError: a tower cannot be opened or run.
+    """
+    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+        raise UsageError(f"samples is {samples!r}", hint="give a whole number of 1 or more")
+    options = Options(resolve_threads(threads))
+    asked = None if modalities is None else tuple(dict.fromkeys(check_modality(name) for name in modalities))
+    left, right = _open(reference, asked), _open(candidate, asked)
+    chosen = check_comparable(left, right, asked)
+    place = None if data is None else Path(data).expanduser()
+    if place is not None:
+        if not place.exists():
+            raise UsageError(f"{place}: no such file or folder", hint="check the path")
+        if asked is None:
+            chosen = inputs.present(place, chosen)
+    return _compare(left, right, chosen, place, samples, options, timed, on_tower)
+
+
+def check_comparable(reference: Artifact, candidate: Artifact, modalities: Iterable[str] | None) -> tuple[str, ...]:
+    """The modalities that can be compared, in the project's order.
+
+    Raises:
+        UsageError: another model, another number of dimensions, another preprocessing, or nothing in common.
+    """
+    for what, ours, theirs in (
+        ("model", reference.manifest.model.id, candidate.manifest.model.id),
+        ("number of dimensions", reference.manifest.embedding_dim, candidate.manifest.embedding_dim),
+    ):
+        if ours != theirs:
+            raise UsageError(
+                f"the reference and the candidate are not the same {what}: {ours} ({reference.folder}) and {theirs} "
+                f"({candidate.folder})",
+                hint="compare a model with what was made from it",
+            )
+    if modalities is None:
+        chosen = tuple(name for name in reference.modalities if name in candidate.modalities)
+        if not chosen:
+            ours, theirs = ", ".join(reference.modalities), ", ".join(candidate.modalities)
+            raise UsageError(
+                f"no modality in common: the reference has {ours}, the candidate {theirs}",
+                hint="compare artifacts that share one",
+            )
+    else:
+        wanted = set(modalities)
+        chosen = tuple(name for name in MODALITIES if name in wanted)
+        if not chosen:
+            raise UsageError("no modality was asked for", hint=f"the reference has {', '.join(reference.modalities)}")
+    for name in chosen:
+        _check_inputs(name, reference.tower(name), candidate.tower(name))
+    return chosen
+
+
+def _check_inputs(modality: str, reference: TowerEntry, candidate: TowerEntry) -> None:
+    mend = "only towers that see the same input can be compared: build both from the same split model"
+    ours, theirs = reference.preprocess.model_dump(mode="json"), candidate.preprocess.model_dump(mode="json")
+    if ours != theirs:
+        keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+        told = ", ".join(f"{key} is {ours.get(key)} and {theirs.get(key)}" for key in keys)
+        raise UsageError(f"the {modality} towers want their input prepared differently: {told}", hint=mend)
+    if isinstance(reference.preprocess, TextSpec) and _tokenizer(reference) != _tokenizer(candidate):
+        raise UsageError(f"the {modality} towers have different tokenizers", hint=mend)
+
+
+def _tokenizer(entry: TowerEntry) -> list[str]:
+    assert isinstance(entry.preprocess, TextSpec)
+    named = entry.preprocess.tokenizer
+    return [file.sha256 for file in entry.files if PurePosixPath(file.path).name == named]
+
+
+def _open(source: str | os.PathLike[str], modalities: tuple[str, ...] | None) -> Artifact:
+    return Artifact.open(resolve(source, modalities=modalities))
+
+
+def _compare(
+    reference: Artifact,
+    candidate: Artifact,
+    chosen: Iterable[str],
+    data: Path | None,
+    most: int,
+    options: Options,
+    timed: bool,
+    on_tower: Callable[[str], object],
+) -> Iterator[Compared]:
+    chosen = tuple(chosen)
+    # All items are looked at before the first tower is opened: bad data is told at once, not after an hour.
+    found = {name: inputs.gather(reference, name, data, most=most, alone=len(chosen) == 1) for name in chosen}
+    for name in chosen:
+        on_tower(name)
+        for artifact in (reference, candidate):
+            artifact.verify(name)
+        yield _tower(reference, candidate, name, found.pop(name), options, timed)
+        gc.collect()
+        trim_heap()
+
+
+def _tower(
+    reference: Artifact, candidate: Artifact, modality: str, items: inputs.Inputs, options: Options, timed: bool
+) -> Compared:
+    ours, theirs = reference.tower(modality), candidate.tower(modality)
+    spec = ours.preprocess
+    size = TEXT_BATCH if isinstance(spec, TextSpec) else BATCH
+    with _session(reference, modality, options) as first, _session(candidate, modality, options) as second:
+        left = inputs.embed(items, first, spec, size=size)
+        right = inputs.embed(items, second, spec, size=size)
+        pace = None
+        if timed:
+            few = inputs.Inputs(items.arrays[:: max(1, len(items.arrays) // _TIMED)][:_TIMED], items.source)
+            pace = speed.in_turns(_jobs(few, first, spec), _jobs(few, second, spec))
+    fidelity = measure(
+        left,
+        right,
+        data=items.source,
+        reference_bytes=ours.bytes,
+        time_ratio=None if pace is None else pace.ratio,
+    )
+    failed = tuple((name, error.message) for name, error in items.failed)
+    return Compared(modality, ours, theirs, fidelity, pace, failed, _notes(ours, theirs))
+
+
+def _jobs(items: inputs.Inputs, session: Session, spec: object) -> list[Callable[[], object]]:
+    return [partial(session.run, {INPUT: batch.array}) for batch in inputs.batches_of(items, session, spec, size=1)]
+
+
+def _notes(reference: TowerEntry, candidate: TowerEntry) -> tuple[str, ...]:
+    notes = []
+    if reference.weights != candidate.weights:
+        notes.append("its record names other fp32 weights than the reference's")
+    as_published = reference.engine == "torch" and reference.scheme in _FLOATS  # a split keeps the checkpoint's type
+    if reference.scheme != "f32" and not as_published:
+        notes.append(f"the reference itself is {reference.scheme}, not fp32")
+    return tuple(notes)
+
+
+@contextmanager
+def _session(artifact: Artifact, modality: str, options: Options) -> Iterator[Session]:
+    entry = artifact.tower(modality)
+    session = engine(entry.engine).open(
+        artifact.folder, entry, options, model=artifact.manifest.model, modality=modality
+    )
+    try:
+        yield session
+    finally:
+        session.close()
