@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from slimbind.runtime.batches import batches, views_of
 from slimbind.towers import registry
 
 Array = NDArray[np.generic]
+Item = TypeVar("Item")
 
 # Items to calibrate with, and held-out ones. A sentence has a tenth of the tokens of a picture and says a tenth as much
 # about the ranges of activations.
@@ -138,9 +140,9 @@ def _parse(given: Sequence[str], modalities: Sequence[str]) -> tuple[dict[str, P
         if modality in named:
             raise UsageError(f"{modality} is given twice: {named[modality]} and {path}")
         named[modality] = Path(path).expanduser()
-    for path in [*named.values(), *shared]:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder", hint="check what is given for calibration")
+    for place in [*named.values(), *shared]:
+        if not place.exists():
+            raise UsageError(f"{place}: no such file or folder", hint="check what is given for calibration")
     return named, shared
 
 
@@ -212,7 +214,8 @@ class _Maker:
             items = [views_of(array, rank=self.rank, is_text=text is not None) for array in arrays]
         except EngineError as error:
             raise UsageError(f"{source}: {error.message}", hint=f"this is no data for {self.modality}") from error
-        items = [_spread(item, _MOST_VIEWS) for item in items] if text is None else items
+        if text is None:
+            items = [item[_places(len(item), _MOST_VIEWS)] for item in items]
         held_count = max(1, round(len(items) * self.held / (self.count + self.held)))
         held = {int((k + 0.5) * len(items) / held_count) for k in range(held_count)}
         kept = [item for k, item in enumerate(items) if k not in held]
@@ -229,12 +232,13 @@ class _Maker:
         )
 
 
-def _spread(items: Sequence, most: int) -> Sequence:  # type: ignore[type-arg]
-    """At most so many, evenly from first to last: files come sorted, and a folder's first ones are alike."""
-    if len(items) <= most:
-        return items
-    places = [int((k + 0.5) * len(items) / most) for k in range(most)]
-    return items[places] if isinstance(items, np.ndarray) else [items[k] for k in places]
+def _spread(items: Sequence[Item], most: int) -> Sequence[Item]:
+    return [items[place] for place in _places(len(items), most)]
+
+
+def _places(count: int, most: int) -> list[int]:
+    """At most so many of ``count`` places, evenly from first to last: a folder is sorted, its first files are alike."""
+    return list(range(count)) if count <= most else [int((k + 0.5) * count / most) for k in range(most)]
 
 
 def _has_array(path: Path, modality: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import gcd
+from typing import Literal
 
 from slimbind.quantize import rounding
 from slimbind.quantize.activations import observe
@@ -46,19 +48,16 @@ def group_of(found: dict[str, Site]) -> tuple[int | None, dict[str, str]]:
     if not linear:
         return None, {}
     total = sum(shape.numel() for shape in linear.values())
-    candidates = {gcd(*widths) for widths in _prefixes(sorted({shape[1] for shape in linear.values()}, reverse=True))}
-    for group in sorted(candidates | {shape[1] for shape in linear.values()}, reverse=True):
+    widths = {shape[1] for shape in linear.values()}
+    candidates = widths | {gcd(*some) for count in range(2, len(widths) + 1) for some in combinations(widths, count)}
+    for group in sorted(candidates, reverse=True):
         kept = [name for name, shape in linear.items() if shape[1] % group]
         if sum(linear[name].numel() for name in kept) <= (1 - _COVERED) * total:
             return group, {name: f"its {linear[name][1]} inputs are no multiple of {group}" for name in kept}
-    return 1, {}
+    raise AssertionError("the last candidate divides all widths")
 
 
-def _prefixes(values: list[int]) -> list[list[int]]:
-    return [values[: k + 1] for k in range(len(values))]
-
-
-def precision_of(tower: Tower) -> str:
+def precision_of(tower: Tower) -> Literal["f32", "bf16"]:
     """What the rest is computed in."""
     if isinstance(tower, TransformerTower) and (int(tower.config["width"]) // int(tower.config["heads"])) % _HEAD:
         return "f32"

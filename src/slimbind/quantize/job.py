@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from slimbind.modalities import MODALITIES, check_modality
 from slimbind.quantize.calibration import Calibration, gather
 from slimbind.quantize.plan import Plan
 from slimbind.quantize.report import Progress, Report, silent
-from slimbind.quantize.schemes import LEAST, Scheme
+from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
 from slimbind.quantize.work import Work, place
 from slimbind.runtime.engine import INPUT, Options
@@ -182,9 +183,7 @@ class _Job:
         with _threads(self.options.threads):
             tower = load_tower(self.artifact, modality)
             reference = _embed(tower, inputs, progress)
-            tower, plan, made = self.config.make(simplify(tower), data, progress)
-            progress("writing", 1)
-            WRITERS[self.engine][0](tower, folder, plan)
+            plan, made = self._write(tower, folder, data, progress)
             del tower
         for file in entry.files:
             if not file.path.endswith(".safetensors"):  # the tokenizer
@@ -200,7 +199,22 @@ class _Job:
         digests = {file.path: file.sha256 for file in written.files}
         writer.add(modality, digests=digests, **(fields | {"fidelity": measured}))
 
-    def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, object]:
+    def _write(self, tower: Tower, folder: Path, data: Calibration, progress: Progress) -> tuple[Plan, Report]:
+        if isinstance(self.config, EagerDynamic | EagerStatic):
+            from slimbind.quantize import eager  # deprecated parts of PyTorch, which only these two need
+
+            if isinstance(self.config, EagerStatic):
+                baseline = eager.static(tower, data.batches(), report=progress("observing", len(data)))
+            else:
+                baseline = eager.dynamic(tower, linear_only=self.config.linear_only)
+            eager.write(baseline, folder, self.config.name)
+            return Plan(), Report(layers=0)
+        tower, plan, made = self.config.make(simplify(tower), data, progress)
+        progress("writing", 1)
+        WRITERS[self.engine][0](tower, folder, plan)
+        return plan, made
+
+    def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, Any]:
         config = dict(entry.config) | {"precision": plan.precision}
         if plan.group_size is not None:
             config["group_size"] = plan.group_size

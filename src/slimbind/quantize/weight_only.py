@@ -15,8 +15,7 @@ from slimbind.towers.layers import Tower
 
 def half(tower: Tower, calibration: Calibration, config: F16 | Bf16, progress: Progress, /) -> Made:
     """Every matrix in 16 bits; see ``schemes.Make``."""
-    stored = "f16" if config.name == "f16" else "bf16"
-    return tower, Plan(rest=stored, precision="bf16"), Report(layers=0)
+    return tower, Plan(rest="f16" if isinstance(config, F16) else "bf16", precision="bf16"), Report(layers=0)
 
 
 def int8(tower: Tower, calibration: Calibration, config: Int8Weight, progress: Progress, /) -> Made:
