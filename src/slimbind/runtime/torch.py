@@ -66,6 +66,8 @@ class Torch:
     ) -> TorchSession:
         """See ``Engine.open``."""
         path = single_file(folder, entry, ".safetensors")
+        if entry.scheme.startswith("eager-"):  # baselines, on a part of PyTorch that is only loaded for them
+            return TorchSession(_eager(path, entry, model, modality), options.threads, files_of(folder, entry))
         try:
             from safetensors.torch import load_file
 
@@ -81,6 +83,15 @@ class Torch:
             ) from error
         tower = registry.build(model.family, modality, entry.config)
         return TorchSession(simplify(registry.load(tower, tensors)), options.threads, files_of(folder, entry))
+
+
+def _eager(path: Path, entry: TowerEntry, model: ModelInfo, modality: str) -> Tower:
+    try:
+        from slimbind.quantize import eager
+        from slimbind.towers import registry
+    except ImportError as error:
+        raise MissingExtraError("PyTorch with eager-mode quantization", extra="build") from error
+    return eager.load(path, registry.build(model.family, modality, entry.config))
 
 
 ENGINE = Torch()
