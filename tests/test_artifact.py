@@ -191,6 +191,16 @@ def test_the_encoder_id_changes_with_weights_scheme_and_preprocessing_only(tmp_p
         assert entry.model_copy(update=change).encoder_id != entry.encoder_id
 
 
+def test_the_encoder_id_changes_with_how_it_was_quantized_and_not_with_what_was_found(tmp_path: Path) -> None:
+    entry = write(tmp_path / "a").tower("vision")
+    record = {"type": "int8-static", "version": 1, "observer": "mse", "report": {"kept": ["blocks.0"]}}
+    made = entry.model_copy(update={"quantization": record})
+    assert made.encoder_id != entry.encoder_id
+    for change, same in (({"report": {}}, True), ({"observer": "minmax"}, False), ({"version": 2}, False)):
+        other = entry.model_copy(update={"quantization": record | change})
+        assert (other.encoder_id == made.encoder_id) is same
+
+
 def test_the_encoder_id_changes_with_the_tokenizer() -> None:
     def entry(tokenizer: bytes) -> TowerEntry:
         files = {"text/tower.xml": b"tower", "text/tokenizer.json": tokenizer}

@@ -107,7 +107,7 @@ class TowerEntry(_Record):
 
     @property
     def encoder_id(self) -> str:
-        """16 hex digits that change with weights, scheme or preprocessing, and with nothing else."""
+        """16 hex digits that change with weights, scheme (and its settings) or preprocessing, and with nothing else."""
         told = [self.weights, self.scheme, self.preprocess.model_dump(mode="json")]
         if isinstance(self.preprocess, TextSpec):  # the record only names the file that says which ids a text becomes
             named = PurePosixPath("text", self.preprocess.tokenizer)

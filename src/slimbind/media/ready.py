@@ -65,7 +65,8 @@ def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file", hint="check the path")
     try:
-        with np.load(path, allow_pickle=False) as data:
+        # Opened here, because numpy leaves a file open that turns out to be no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
             if not isinstance(data, Mapping):
                 raise ValueError("a single array")
             yield data
