@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from slimbind.errors import EngineError
-from slimbind.export.openvino_plan import Lowering, mark_decompression
+from slimbind.export.openvino_plan import Lowering, mark
 from slimbind.export.saving import saving
 from slimbind.quantize.plan import Plan
 from slimbind.runtime import quiet
@@ -35,7 +35,7 @@ def write(tower: Tower, folder: Path, plan: Plan) -> None:
     lowering.write()
     with saving(path):
         ov.save_model(model, path, compress_to_fp16=False)
-        mark_decompression(path)
+        mark(path, plan)
 
 
 def trace(tower: Tower) -> Any:  # noqa: ANN401  (openvino has no types)

@@ -7,6 +7,9 @@ What the engine makes of the patterns written here (its CPU plugin finds them wh
 - The same with ``i4`` and a scale per group of inputs.
 - ``FakeQuantize`` in front of a layer: its input is quantized in a calibrated range, and whole numbers are multiplied.
 - ``bf16 -> convert`` and ``f16 -> convert`` with the mark of a decompression: the weight stays 16 bits wide.
+
+A float convolution beside dynamic layers is computed in f32, whatever the rest is computed in: in bf16 it picks another
+kernel for another batch, and the last bit that differs is carried on by the rounding of everything behind it.
 """
 
 from __future__ import annotations
@@ -25,10 +28,17 @@ from slimbind.quantize.plan import LEVELS, Float, LayerPlan, Plan, StaticRange, 
 _MARK = "/stored_in_16_bits"
 _LARGEST_F16 = float(np.finfo(np.float16).max)
 # Names that the tracer gives to a module's weight. That of a grouped convolution has got an axis for the groups, and
-# with it another name.
-_NAMES = ("self.{}.weight", "__module.{}/aten::_convolution/Reshape")
+# with it another name; the kernels are those of a stem that takes one frame or two.
+_NAMES = ("self.{}.weight", "__module.{}/aten::_convolution/Reshape", "self.{}.kernels")
 # Which input of which operation a layer's weight is.
-_USES = {("MatMul", 1): "linear", ("Convolution", 1): "conv", ("GroupConvolution", 1): "conv", ("Gather", 0): "table"}
+_USES = {
+    ("MatMul", 1): "linear",
+    ("Convolution", 1): "conv",
+    ("GroupConvolution", 1): "conv",
+    ("Gather", 0): "table",
+    ("Slice", 0): "frames",
+}
+_FLOAT_CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 
 class Lowering:
@@ -76,6 +86,9 @@ class Lowering:
             if use == "table":
                 self._look_up(name, node, codes)
                 continue
+            if use == "frames":
+                self._cut(name, node, codes)
+                continue
             target.replace_source_output(self._weight(name, codes, list(constant.shape), grouped=use == "linear"))
             if isinstance(layer.activation, StaticRange):
                 node.input(0).replace_source_output(self._in_range(node.input_value(0), layer.activation))
@@ -118,6 +131,27 @@ class Lowering:
         for target in list(gather.output(0).get_target_inputs()):
             target.replace_source_output(vectors.output(0))
 
+    def _cut(self, name: str, cut: Any, codes: WeightCodes) -> None:  # noqa: ANN401
+        """Cut a kernel (or two) out of the codes, and their scales out of the scales, and unpack those."""
+        rows, kernels = codes.scale.shape
+        inner = codes.codes.shape[1] // kernels
+        turned = np.ascontiguousarray(codes.codes.numpy().T).reshape(kernels, inner, rows)
+        self._shared.append(turned)
+        start, stop = (
+            self._op.divide(cut.input_value(place), self._op.constant(np.array([inner], np.int64))) for place in (1, 2)
+        )
+        step, axis = (self._op.constant(np.array([number], np.int64)) for number in (1, 0))
+        scale = self._op.constant(np.ascontiguousarray(codes.scale.numpy().T)[:, None])
+        parts = [
+            self._op.slice(whole, start, stop, step, axis)
+            for whole in (self._ov.op.Constant(turned, shared_memory=True), scale)
+        ]
+        weight = self._op.multiply(self._op.convert(parts[0], "f32"), parts[1])
+        flat = self._op.reshape(weight, self._op.constant(np.array([-1, rows], np.int64)), False)
+        flat.set_friendly_name(f"{name}.kernels")
+        for target in list(cut.output(0).get_target_inputs()):
+            target.replace_source_output(flat.output(0))
+
     def _in_range(self, source: Any, found: StaticRange) -> Any:  # noqa: ANN401
         """``source`` quantized; layers that read the same input in the same range share one quantization."""
         key = (source.get_node().get_friendly_name(), source.get_index(), found)
@@ -150,6 +184,8 @@ def _check(name: str, use: str, layer: LayerPlan, codes: WeightCodes, group_size
     """Refuse what the engine would quietly do in another way."""
     if use == "table" and (layer.activation != "float" or codes.scale.shape[1] > 1 or codes.bits != 8):
         raise EngineError(f"the table {name} can be stored in 8 bits with one scale per row, and nothing else")
+    if use == "frames" and (layer.activation != "float" or codes.scale.shape[1] != 3 or codes.bits != 8):
+        raise EngineError(f"the kernels of {name} can be stored in 8 bits with one scale per output and kernel only")
     if use == "conv" and (layer.activation == "dynamic" or codes.bits != 8):
         raise EngineError(
             f"OpenVINO runs the convolution {name} in 8 bits with a calibrated range only, not dynamically"
@@ -161,6 +197,11 @@ def _check(name: str, use: str, layer: LayerPlan, codes: WeightCodes, group_size
                 f"the input of {name} has {width} values; OpenVINO quantizes it in groups that divide them, "
                 f"not of {group_size}"
             )
+        if width // codes.scale.shape[1] % group_size:
+            raise EngineError(
+                f"the weight of {name} has groups of {width // codes.scale.shape[1]} inputs; "
+                f"the groups of {group_size} that its input is quantized in must divide them"
+            )
     if use == "linear" and layer.activation == "float" and group_size is not None:
         raise EngineError(
             f"the input of {name} is to stay float, but OpenVINO quantizes those of all 8- and 4-bit layers of a tower "
@@ -170,8 +211,8 @@ def _check(name: str, use: str, layer: LayerPlan, codes: WeightCodes, group_size
 
 def pack(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     """4-bit codes, two to a byte, the first in the low half."""
-    pairs = codes.reshape(-1, 2).view(np.uint8)
-    packed: NDArray[np.uint8] = (pairs[:, 0] & 0xF) | (pairs[:, 1] << 4)
+    pairs: NDArray[np.uint8] = codes.reshape(-1, 2).view(np.uint8)
+    packed: NDArray[np.uint8] = np.bitwise_or(pairs[:, 0] & 0xF, pairs[:, 1] << 4, dtype=np.uint8)
     return packed
 
 
@@ -182,19 +223,35 @@ def round_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return rounded
 
 
-def mark_decompression(path: Path) -> None:
-    """Say in the file that the conversions only unpack weights, as OpenVINO does for its own.
+def mark(path: Path, plan: Plan) -> None:
+    """Say in the file what OpenVINO's Python interface cannot: which conversions only unpack, and what is kept in f32.
 
-    Without the mark the engine folds them when it opens the tower, and holds the weights in f32 as well. Its Python
-    interface cannot set the mark.
+    Without the first mark the engine folds the conversions when it opens the tower, and holds the weights in f32 as
+    well. Both are marks that OpenVINO itself writes in other cases.
     """
+    precise = any(layer.activation == "dynamic" for layer in plan.layers.values())
+    static = {name for name, layer in plan.layers.items() if isinstance(layer.activation, StaticRange)}
     tree = ElementTree.parse(path)  # written by us a moment ago
     for layer in tree.iter("layer"):
-        if layer.get("name", "").endswith(_MARK):
-            info = layer.find("rt_info")
-            info = ElementTree.SubElement(layer, "rt_info") if info is None else info
-            ElementTree.SubElement(info, "attribute", name="decompression", version="0")
+        name = layer.get("name", "")
+        if name.endswith(_MARK):
+            _add_mark(layer, "decompression")
+        elif precise and layer.get("type") in _FLOAT_CONVOLUTIONS and _module_of(name) not in static:
+            _add_mark(layer, "precise")
     tree.write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _add_mark(layer: ElementTree.Element, name: str) -> None:
+    info = layer.find("rt_info")
+    if info is None:  # behind the layer's own data, as its schema has it
+        info = ElementTree.Element("rt_info")
+        layer.insert(1 if layer.find("data") is not None else 0, info)
+    ElementTree.SubElement(info, "attribute", name=name, version="0")
+
+
+def _module_of(name: str) -> str:
+    """The module that the tracer made this operation from."""
+    return name.removeprefix("__module.").partition("/")[0]
 
 
 def _is_matrix(shape: Iterable[int]) -> bool:
