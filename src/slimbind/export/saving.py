@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slimbind.errors import ArtifactError
+from slimbind.errors import ArtifactError, SlimbindError
 
 
 @contextmanager
@@ -16,11 +16,13 @@ def saving(path: Path) -> Iterator[None]:
 
     Raises:
         ArtifactError: the call failed. OpenVINO raises a ``RuntimeError`` without the cause when the disk is full, ONNX
-            an ``OSError`` without a number, so the free space is told with it.
+            an ``OSError`` without a number, safetensors an error of its own, so the free space is told with it.
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except SlimbindError:
+        raise
+    except Exception as error:  # each library has its own
         free = shutil.disk_usage(path.parent).free
         raise ArtifactError(
             f"{path.name} could not be written: {error}",

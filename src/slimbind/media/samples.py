@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from slimbind.errors import ArtifactError, UsageError
 from slimbind.media import synthetic
@@ -47,6 +48,27 @@ class Samples:
     source: str
 
 
+class _Scenes(Sequence[object]):
+    """Made-up scenes, each made when it is taken."""
+
+    def __init__(self, make: Callable[[int], object]) -> None:
+        self._make = make
+
+    def __len__(self) -> int:
+        return _MADE_UP
+
+    @overload
+    def __getitem__(self, place: int) -> object: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[object]: ...
+
+    def __getitem__(self, place: int | slice) -> object | Sequence[object]:
+        if isinstance(place, slice):
+            return [self._make(number) for number in range(*place.indices(_MADE_UP))]
+        return self._make(range(_MADE_UP)[place])
+
+
 def shipped(modality: str) -> Samples:
     """The samples that come with slimbind; for depth, thermal and imu made-up ones, the same every time.
 
@@ -55,7 +77,7 @@ def shipped(modality: str) -> Samples:
     """
     what = _WHAT[modality]
     if modality in synthetic.SCENES:
-        return Samples([synthetic.SCENES[modality](number) for number in range(_MADE_UP)], what)
+        return Samples(_Scenes(synthetic.SCENES[modality]), what)
     folder = _folder()
     if modality == "text":
         queries = json.loads((folder / _QUERIES).read_text(encoding="utf-8"))
