@@ -105,9 +105,9 @@ def gather(
     there = {path: inputs.present(path, others) for path in shared}
     found = {}
     for modality in modalities:
-        path = named.get(modality) or next((path for path in shared if modality in there[path]), None)
+        own = named.get(modality) or next((path for path in shared if modality in there[path]), None)
         alone = modality in named or len(others) == 1
-        found[modality] = _prepare(artifact, modality, path, samples, alone=alone)
+        found[modality] = _prepare(artifact, modality, own, samples, alone=alone)
     return found
 
 

@@ -6,8 +6,9 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destination, check_space
 from slimbind.errors import ArtifactError, DriftError, UsageError
 from slimbind.evaluate import fidelity
+from slimbind.evaluate.speed import in_turns
 from slimbind.export.job import WRITERS, load_tower
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.quantize.calibration import Calibration, gather
@@ -26,6 +28,7 @@ from slimbind.quantize.report import Progress, Report, silent
 from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
 from slimbind.quantize.work import Work, place
+from slimbind.runtime.cpu import int8_note
 from slimbind.runtime.engine import INPUT, Options
 from slimbind.runtime.engine import engine as runtime_engine
 from slimbind.runtime.memory import trim_heap
@@ -34,6 +37,7 @@ from slimbind.towers.layers import Tower
 from slimbind.towers.simplify import simplify
 
 _FLOAT = ("f32", "f16", "bf16")
+_TIMING = 1.0  # seconds
 _SLACK = 1.1  # norms, positions, graphs: what an estimate by parameters leaves out
 
 
@@ -85,6 +89,8 @@ def quantize(
     entries = _entries(artifact, modalities)
     estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK
     check_space(Path(destination), int(estimate))
+    if config.multiplies_int8 and int8_note():
+        note(int8_note())
     data = gather(artifact, list(entries), [os.fspath(path) for path in calibrate], samples=samples)
     for modality, calibration in data.items():
         note(f"{modality}: {'calibrated and ' if config.calibrates else ''}compared with {calibration.source}")
@@ -95,26 +101,31 @@ def quantize(
     job = _Job(artifact, config, chosen_engine, Options(resolve_threads(threads)), progress)
     work = Work(Path(destination), model=manifest.model, embedding_dim=manifest.embedding_dim)
     with work:
-        for modality, entry in entries.items():
-            path = work.path(modality, entry, config, chosen_engine, data[modality].digest)
-            finished = work.find(path)
-            if finished is None:
-                artifact.verify(modality)
-                with work.begin(path) as one:
-                    job.tower(modality, entry, data[modality], one)
-                finished = Artifact.open(path)
-                gc.collect()  # traced modules refer to themselves
-                trim_heap()  # the next tower needs the room
-            else:
-                note(f"{modality}: was finished before the job was stopped")
-            _check(finished.tower(modality), modality, config, force=force, note=note)
-            towers[modality] = finished
-            report(modality, finished.tower(modality))
-        with ArtifactWriter(
-            destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
-        ) as writer:
-            for modality, finished in towers.items():
-                place(finished, modality, writer)
+        try:
+            for modality, entry in entries.items():
+                path = work.path(modality, entry, config, chosen_engine, data[modality].digest)
+                finished = work.find(path)
+                if finished is None:
+                    artifact.verify(modality)
+                    with work.begin(path) as one:
+                        job.tower(modality, entry, data[modality], one)
+                    finished = Artifact.open(path)
+                    gc.collect()  # traced modules refer to themselves
+                    trim_heap()  # the next tower needs the room
+                else:
+                    note(f"{modality}: was finished before the job was stopped")
+                _check(finished.tower(modality), modality, config, force=force, note=note)
+                towers[modality] = finished
+                report(modality, finished.tower(modality))
+            with ArtifactWriter(
+                destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
+            ) as writer:
+                for modality, finished in towers.items():
+                    place(finished, modality, writer)
+        except BaseException:
+            if work.kept:
+                note(f"finished towers wait in {work.folder}; the same job, run again, goes on from there")
+            raise
         work.done()
     return Artifact.open(destination)
 
@@ -192,9 +203,13 @@ class _Job:
         trim_heap()
         fields = self._fields(entry, plan, made, data)
         written = writer.add(modality, **fields)
-        found = self._run(folder.parent, written, modality, inputs, progress)
+        found, ratio = self._run(folder.parent, written, modality, inputs, progress)
         measured = fidelity.measure(
-            np.concatenate(reference), np.concatenate(found), data=data.source, reference_bytes=entry.bytes
+            np.concatenate(reference),
+            np.concatenate(found),
+            data=data.source,
+            reference_bytes=entry.bytes,
+            time_ratio=ratio,
         )
         digests = {file.path: file.sha256 for file in written.files}
         writer.add(modality, digests=digests, **(fields | {"fidelity": measured}))
@@ -235,18 +250,25 @@ class _Job:
 
     def _run(
         self, folder: Path, entry: TowerEntry, modality: str, inputs: Sequence[torch.Tensor], progress: Progress
-    ) -> list[NDArray[np.float32]]:
+    ) -> tuple[list[NDArray[np.float32]], float]:
+        """What the written tower gives, and how many times as fast as the split one it is, a single item at a time."""
         done = progress("comparing", len(inputs))
         model = self.artifact.manifest.model
         session = runtime_engine(self.engine).open(folder, entry, self.options, model=model, modality=modality)
-        found = []
-        try:
+        with closing(session):
+            found = []
             for number, x in enumerate(inputs, 1):
                 found.append(session.run({INPUT: x.numpy()}))
                 done(number)
-        finally:
-            session.close()
-        return found
+            progress("timing", 1)
+            split = self.artifact.tower(modality)
+            reference = runtime_engine(split.engine).open(
+                self.artifact.folder, split, self.options, model=model, modality=modality
+            )
+            with closing(reference):
+                single = {INPUT: inputs[len(inputs) // 2][:1].numpy()}
+                pace = in_turns([partial(reference.run, single)], [partial(session.run, single)], seconds=_TIMING)
+        return found, pace.ratio
 
 
 def _embed(tower: Tower, inputs: Sequence[torch.Tensor], progress: Progress) -> list[NDArray[np.float32]]:

@@ -41,6 +41,7 @@ class Scheme:
     engines: ClassVar[tuple[str, ...]] = ("openvino", "onnx")
     calibrates: ClassVar[bool] = True  # whether it looks at data, not only is judged by it
     bits: ClassVar[float] = 8.0  # of most weights, for an estimate of the size
+    multiplies_int8: ClassVar[bool] = False  # which is fast on some CPUs only
     summary: ClassVar[str]
 
     def make(self, tower: Tower, calibration: Calibration, progress: Progress) -> Made:
@@ -62,6 +63,7 @@ class Int8Dynamic(Scheme):
     """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs."""
 
     name = "int8-dynamic"
+    multiplies_int8 = True
     maker = "slimbind.quantize.dynamic:make"
     summary = "8-bit weights, 8-bit inputs decided per token at run time"
     smoothing: Smoothing = "searched"
@@ -71,17 +73,20 @@ class Int8Dynamic(Scheme):
 class Int8Static(Scheme):
     """int8 weights, and inputs rounded in ranges calibrated beforehand; layers that lose too much stay in float.
 
-    ``plain`` leaves out all help: no smoothing, one observer, nothing kept.
+    ``plain`` leaves out all help: no smoothing, one observer, nothing kept. Layers are kept in float until the worst
+    cosine is ``least``, or ``most_kept`` of all multiplications would be in float.
     """
 
     name = "int8-static"
+    multiplies_int8 = True
     maker = "slimbind.quantize.static:make"
     summary = "8-bit weights and inputs in calibrated ranges"
     plain: bool = False
     smoothing: Smoothing = "searched"
     observer: Literal["best", "minmax", "histogram", "percentile", "mse"] = "best"
     per_channel: bool = True
-    most_kept: float = 0.2
+    least: float = 0.995
+    most_kept: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,7 @@ class Mixed(Scheme):
     """
 
     name = "mixed"
+    multiplies_int8 = True
     maker = "slimbind.quantize.mixed:make"
     summary = "a scheme per layer, from a recipe or under a budget"
     max_size: int | None = None
@@ -150,6 +156,7 @@ class EagerDynamic(Scheme):
     """The ImageBind paper's dynamic recipe on PyTorch's eager mode, for comparison."""
 
     name = "eager-dynamic"
+    multiplies_int8 = True
     maker = "slimbind.quantize.eager:dynamic"
     engines = ("torch",)
     calibrates = False
@@ -162,6 +169,7 @@ class EagerStatic(Scheme):
     """The ImageBind paper's static recipe on PyTorch's eager mode, for comparison."""
 
     name = "eager-static"
+    multiplies_int8 = True
     maker = "slimbind.quantize.eager:static"
     engines = ("torch",)
     summary = "the paper's static baseline (PyTorch eager mode)"
