@@ -6,7 +6,8 @@ fits into memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -78,29 +79,39 @@ def observe(
         ValueError: an input is not finite.
         AttributeError: the tower has no layer of that name.
     """
+    watched = _modules(tower, names)
+    seen = 0
+    with watching(watched, moments=moments, rows=rows, observers=observers) as stats, torch.no_grad():
+        for batch in batches:
+            tower(batch)
+            seen += len(batch)
+            if progress is not None:
+                progress(seen)
+        if not seen:
+            raise UsageError("there is nothing to observe: no batches were given", hint="give at least one item")
+    return stats
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module], *, moments: bool = False, rows: int = 0, observers: Sequence[str] = ()
+) -> Iterator[dict[str, InputStats]]:
+    """Sum up what ``modules`` are given inside of the ``with``, at whose end the dictionary is filled; see ``observe``."""
     for name in observers:
         if name not in OBSERVERS:
             raise UsageError.unknown("observer", name, OBSERVERS)
-    watched = _modules(tower, names)
     running = {
         name: _Running(name, moments=moments, rows=rows, observers={o: OBSERVERS[o]() for o in observers})
-        for name in watched
+        for name in modules
     }
-    handles = [module.register_forward_pre_hook(_hook(running[name])) for name, module in watched.items()]
-    seen = 0
+    stats: dict[str, InputStats] = {}
+    handles = [module.register_forward_pre_hook(_hook(running[name])) for name, module in modules.items()]
     try:
-        with torch.no_grad():
-            for batch in batches:
-                tower(batch)
-                seen += len(batch)
-                if progress is not None:
-                    progress(seen)
+        yield stats
     finally:
         for handle in handles:
             handle.remove()
-    if not seen:
-        raise UsageError("there is nothing to observe: no batches were given", hint="give at least one item")
-    return {name: state.finish() for name, state in running.items()}
+    stats.update((name, state.finish()) for name, state in running.items())
 
 
 def _modules(tower: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Module]:

@@ -42,7 +42,7 @@ def emulate(tower: Tower, plan: Plan, *, ste: bool = False) -> Tower:
     for name, site in found.items():
         layer = plan.layers.get(name, LayerPlan(stored=plan.rest))
         if layer.weight is not None or layer.stored != "f32":
-            modules[name] = _twin(site, layer, plan.group_size, ste=ste)
+            modules[name] = twin(site, layer, plan.group_size, ste=ste)
     new = replace(tower, modules)
     return _round_rest(new, plan.rest) if plan.rest != "f32" else new
 
@@ -206,14 +206,19 @@ _TWINS: dict[str, type[Emulated]] = {
 }
 
 
+def twin(site: Site, layer: LayerPlan, group: int | None = None, *, ste: bool = False) -> Emulated:
+    """One layer under a plan, its dynamic input rounded in groups of ``group``.
+
+    Raises:
+        UsageError: the plan does not fit the layer.
+    """
+    return _TWINS[site.kind](site, layer, group, ste=ste)
+
+
 def settle(tower: nn.Module, plan: Plan) -> Plan:
     """``plan`` with what the layers of an emulated, trained tower have learned."""
     learned = {m.site: m.settled() for m in tower.modules() if isinstance(m, Emulated) and m.site in plan.layers}
     return Plan({**plan.layers, **learned}, plan.rest, plan.precision, plan.group_size)
-
-
-def _twin(site: Site, layer: LayerPlan, group: int | None, *, ste: bool) -> Emulated:
-    return _TWINS[site.kind](site, layer, group, ste=ste)
 
 
 def _static(x: Tensor, step: Tensor, zero_point: int) -> Tensor:

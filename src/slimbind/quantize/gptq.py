@@ -1,0 +1,204 @@
+"""Rounding that lets later weights make up for the errors of earlier ones, as far as the inputs allow it.
+
+GPTQ (Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"): what
+counts is the output ``W x``, so the error is measured by the inputs' second moment ``H = E[x x^T]``. It is done here in
+the form of Babai's nearest plane (Chen et al. 2025 show that the two are the same): with ``H = A A^T``, ``A`` upper
+triangular, the squared error of a row is ``|e A|^2``, and its ``j``-th part holds ``e_j`` and earlier errors alone. Each
+weight is therefore rounded after adding ``sum_(i<j) e_i A_ij / A_jj``. One Cholesky factor is all that it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from slimbind.errors import UsageError
+from slimbind.quantize.activations import InputStats, observe, watching
+from slimbind.quantize.emulate import twin
+from slimbind.quantize.plan import LARGEST, LayerPlan, Plan, WeightCodes
+from slimbind.quantize.rounding import grouped
+from slimbind.quantize.sites import Site, replace, sites
+from slimbind.towers.layers import Tower, TransformerTower, end_of_text, pick
+
+# One part of a transformer: the tower, the tokens, and where each text ends (None where there are no texts).
+Stage = Callable[..., Tensor]
+
+_BLOCK = 128  # columns whose errors are passed on one by one; to all others they go in one product
+
+
+def compensate(
+    weight: Tensor,
+    moment: Tensor,
+    *,
+    bits: Literal[8, 4] = 4,
+    group: int | None = None,
+    damping: float = 0.01,
+) -> WeightCodes:
+    """Quantize ``weight`` so that its product with inputs like those observed changes least.
+
+    Args:
+        weight: ``[out, in]``.
+        moment: ``[in, in]``, ``E[x x^T]`` of the layer's inputs. It is not changed.
+        bits: 8 or 4.
+        group: inputs per scale; divides ``in``; all of a row by default.
+        damping: this share of the mean square of an input is added to each, as if there were noise: less trust in few
+            observations.
+
+    Raises:
+        ValueError: shapes that do not fit, a value that is not finite, or no damping where inputs depend on each other.
+    """
+    rows, inputs = weight.shape
+    if moment.shape != (inputs, inputs):
+        raise ValueError(f"the moment is {list(moment.shape)}, the weight has {inputs} inputs")
+    if not bool(torch.isfinite(moment).all()):
+        raise ValueError("the second moment is infinite or not a number")
+    group = inputs if group is None else group
+    power = moment.diagonal().clone()
+    start = grouped(weight, group, bits, search=True, importance=power.clamp(min=1e-12))
+    order = power.argsort(descending=True)  # what matters most is rounded while most can still make up for it
+    factor = _factor(moment, order, damping)
+    codes = _rounded(weight.detach().float(), start.scale, factor, order, group, bits)
+    return WeightCodes(codes, start.scale, bits)
+
+
+def _factor(moment: Tensor, order: Tensor, damping: float) -> Tensor:
+    """Upper triangular ``A`` with ones on its diagonal and ``A D A^T`` the damped moment in ``order``."""
+    backward = order.flip(0)
+    matrix = moment[backward][:, backward].float()
+    diagonal = matrix.diagonal()
+    mean = float(diagonal.mean())
+    diagonal += damping * mean if mean > 0 else 1.0
+    diagonal[diagonal <= 0] = 1.0  # an input that is always zero: nothing to make up for
+    lower, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        raise ValueError(
+            f"the inputs depend on each other; damping {damping} is not enough, try {10 * damping or 0.01}"
+        )
+    factor: Tensor = (lower / lower.diagonal()).flip(0, 1)
+    return factor
+
+
+def _rounded(weight: Tensor, scale: Tensor, factor: Tensor, order: Tensor, group: int, bits: Literal[8, 4]) -> Tensor:
+    """Codes of ``weight`` ``[out, in]``; everything is held as ``[in, out]``, where a column is contiguous."""
+    most = LARGEST[bits]
+    wanted = weight.t()[order].contiguous()
+    steps = scale.t().contiguous()
+    group_of = (order // group).tolist()
+    errors = torch.zeros_like(wanted)
+    codes = torch.empty(wanted.shape, dtype=torch.int8)
+    for start in range(0, len(wanted), _BLOCK):
+        stop = min(start + _BLOCK, len(wanted))
+        target = wanted[start:stop].clone()
+        target.addmm_(factor[:start, start:stop].t(), errors[:start])
+        for place in range(start, stop):
+            step = steps[group_of[place]]
+            code = (target[place - start] / step).round_().clamp_(-most, most)
+            codes[place] = code.to(torch.int8)
+            error = code.mul_(step).neg_().add_(wanted[place])
+            errors[place] = error
+            target[place - start + 1 :].addr_(factor[place, place + 1 : stop], error)
+    back = torch.empty_like(codes)
+    back[order] = codes
+    return back.t().contiguous()
+
+
+def compensated(
+    tower: Tower,
+    batches: Iterable[Tensor],
+    plan: Plan,
+    *,
+    damping: float = 0.01,
+    progress: Callable[[int, int], None] | None = None,
+) -> Plan:
+    """``plan`` with the weights of its linear layers rounded once more, with compensation.
+
+    A transformer is gone through block by block, each with the inputs that the blocks before it, already quantized,
+    give it: later layers make up for earlier ones too, and memory holds the second moments of one block. Of other
+    towers all linear layers are observed at once, unquantized.
+
+    Args:
+        tower: as the plan was made for.
+        batches: inputs to calibrate with; a few thousand tokens at least.
+        plan: its linear layers' bits, groups and activations are kept.
+        damping: see ``compensate``.
+        progress: is told how many of how many layers are done.
+
+    Raises:
+        UsageError: there are no batches.
+        ValueError: see ``compensate``.
+    """
+    found = sites(tower)
+    wanted = [name for name, layer in plan.layers.items() if layer.weight is not None and found[name].kind == "linear"]
+    work = _Work(tower, plan, found, wanted, damping, progress)
+    with torch.no_grad():
+        if isinstance(tower, TransformerTower):
+            _through_blocks(work, tower, list(batches))
+        else:
+            stats = observe(tower, batches, names=wanted, moments=True)
+            for name in wanted:
+                work.recode(name, stats.pop(name))
+    return Plan({**plan.layers, **work.done}, plan.rest, plan.precision, plan.group_size)
+
+
+class _Work:
+    """The tower on the way to its plan: ``twin`` is quantized as far as it has come."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        plan: Plan,
+        found: Mapping[str, Site],
+        wanted: Sequence[str],
+        damping: float,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.plan = plan
+        self.found = found
+        self.wanted = wanted
+        self.damping = damping
+        self.progress = progress
+        self.done: dict[str, LayerPlan] = {}
+        others = [name for name, layer in plan.layers.items() if layer.weight is not None and name not in wanted]
+        self.twin = replace(tower, {name: twin(found[name], plan.layers[name]) for name in others})
+
+    def recode(self, name: str, stats: InputStats) -> None:
+        """Round one layer by what it was given, and put it in its place."""
+        layer = self.plan.layers[name]
+        assert layer.weight is not None and stats.moment is not None
+        site, old = self.found[name], layer.weight
+        group = site.weight.shape[1] // old.scale.shape[1]
+        new = compensate(site.weight, stats.moment, bits=old.bits, group=group, damping=self.damping)
+        self.done[name] = LayerPlan(new, layer.activation, layer.stored)
+        self.twin = replace(self.twin, {name: twin(site, self.done[name], self.plan.group_size)})
+        if self.progress is not None:
+            self.progress(len(self.done), len(self.wanted))
+
+    def stage(self, part: str, run: Stage, given: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[Tensor]:
+        """Round the layers of one part of the tower by what they are given, and give what the rounded part gives."""
+        names = [name for name in self.wanted if name.startswith(f"{part}.")]
+        if names:
+            with watching({name: self.twin.get_submodule(name) for name in names}, moments=True) as stats:
+                self._run(run, given, places)
+            for name in names:
+                self.recode(name, stats.pop(name))
+        return self._run(run, given, places)
+
+    def _run(self, run: Stage, given: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[Tensor]:
+        assert isinstance(self.twin, TransformerTower)
+        return [run(self.twin, x, place) for x, place in zip(given, places, strict=True)]
+
+
+def _through_blocks(work: _Work, tower: TransformerTower, batches: Sequence[Tensor]) -> None:
+    if not batches:
+        raise UsageError("there is nothing to calibrate with: no batches were given", hint="give at least one item")
+    places = [end_of_text(batch) if tower.is_text else None for batch in batches]
+    tokens = work.stage("stem", lambda twin, x, place: twin.embed(x), batches, places)
+    for number in range(len(tower.blocks)):
+        name = f"blocks.{number}"
+        tokens = work.stage(name, lambda twin, x, place, at=name: twin.get_submodule(at)(x, place), tokens, places)
+    if not tower.pools_last:
+        tokens = [pick(x, place) for x, place in zip(tokens, places, strict=True)]
+    work.stage("head", lambda twin, x, place: twin.head(x[:, 0]), tokens, places)
