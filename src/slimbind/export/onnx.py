@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from slimbind.errors import EngineError, MissingExtraError
@@ -24,13 +23,13 @@ OPSET = 20
 
 
 def write(tower: Tower, folder: Path, plan: Plan) -> None:
-    """Export ``tower`` into ``folder`` with weights stored as ``dtype`` (``f32`` or ``f16``).
+    """Export ``tower`` into ``folder`` as ``plan`` says (``Plan(rest="f16")``: all matrices in f16).
 
-    f16 weights are computed with in f32: they halve the file, not the memory. Batch, text length and number of frames
-    stay open.
+    16-bit weights are computed with in f32: they halve the file, not the memory. Batch, text length and number of
+    frames stay open.
 
     Raises:
-        EngineError: the exporter cannot convert it.
+        EngineError: the exporter cannot convert it, a layer of the plan is not found in it, or cannot be quantized so.
         ArtifactError: the files cannot be written.
         MissingExtraError: ``onnx`` or ``onnxscript`` is not installed.
     """
@@ -39,9 +38,10 @@ def write(tower: Tower, folder: Path, plan: Plan) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the ONNX exporter (onnx, onnxscript)", extra="onnx") from error
+    from slimbind.export.onnx_plan import Lowering
+
     program = _export(tower)
-    if plan.rest == "f16":
-        _store_f16(program.model)
+    Lowering(program.model, plan).write()
     with saving(folder / FILE):
         program.save(folder / FILE, external_data=True)
 
@@ -69,25 +69,3 @@ def _export(tower: Tower) -> Any:  # noqa: ANN401  (torch's ONNXProgram, or None
         raise EngineError(f"the ONNX exporter cannot convert the {tower.modality} tower: {error}") from error
     finally:
         logger.setLevel(level)
-
-
-def _store_f16(model: Any) -> None:  # noqa: ANN401  (an onnx_ir.Model)
-    """Replace every f32 matrix that fits into f16 by an f16 one and a cast back to f32; norms and biases stay."""
-    import onnx_ir as ir
-
-    graph = model.graph
-    for name, value in list(graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-            continue
-        array = tensor.numpy()
-        if sum(size > 1 for size in array.shape) < 2 or np.abs(array).max(initial=0) > np.finfo(np.float16).max:
-            continue
-        stored = ir.val(f"{name}.f16", ir.DataType.FLOAT16, array.shape)
-        stored.const_value = ir.tensor(array.astype(np.float16), name=stored.name)
-        cast = ir.node("Cast", [stored], attributes={"to": ir.DataType.FLOAT.value})
-        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
-        graph.initializers.pop(name)
-        graph.register_initializer(stored)
-        cast.outputs[0].name = f"{name}.f32"
-        graph.insert_before(graph[0], cast)
