@@ -39,6 +39,7 @@ def embed(
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     memory_budget: options.MemoryBudget = None,
+    device: options.Device = "cpu",
     progress: options.Progress = None,
 ) -> None:
     """Turn files, folders and texts into vectors, with ids and errors beside them.
@@ -72,7 +73,7 @@ def embed(
     if paths_from is not None and str(paths_from) != "-" and not paths_from.is_file():
         raise UsageError(f"--paths-from {paths_from} is no file", hint="name a file that lists paths")
 
-    with slimbind.load(model, threads=threads, memory_budget=memory_budget) as loaded:
+    with slimbind.load(model, threads=threads, memory_budget=memory_budget, device=device) as loaded:
         about = About(model, loaded.dim, {name: loaded.encoder(name).id for name in loaded.modalities})
         reader = Reader(model, loaded.modalities, modality=only, lines=lines)
         items = _items(reader, text, paths, paths_from, null, sys.stdin.buffer)

@@ -36,6 +36,9 @@ def fidelity(
     ] = None,
     time: Annotated[bool, typer.Option("--time/--no-time", help="Time both as well.")] = True,
     threads: options.Threads = None,
+    device: Annotated[
+        str, typer.Option(help="Where the candidate runs: cpu, or a split model also on cuda (see docs/gpu.md).")
+    ] = "cpu",
     as_json: options.Json = False,
 ) -> None:
     """Compare two artifacts of one model: the same items through both, tower by tower.
@@ -59,6 +62,7 @@ def fidelity(
         modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
         samples=samples,
         threads=threads,
+        device=device,
         timed=time,
         on_tower=lambda modality: console.say(f"comparing {modality}"),
     ):

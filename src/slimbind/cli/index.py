@@ -30,6 +30,7 @@ def index(
     batch_size: options.BatchSize = None,
     threads: options.Threads = None,
     memory_budget: options.MemoryBudget = None,
+    device: options.Device = "cpu",
     refresh: Annotated[bool, typer.Option("--refresh", help="Embed unchanged files again.")] = False,
     progress: options.Progress = None,
 ) -> None:
@@ -53,7 +54,7 @@ def index(
     with ExitStack() as stack:
         shelf = stack.enter_context(FlatIndex.open(place, writable=True)) if FlatIndex.exists(place) else None
         source = model or (shelf.model if shelf is not None else "mini")
-        loaded = stack.enter_context(slimbind.load(source, threads=threads, memory_budget=memory_budget))
+        loaded = stack.enter_context(slimbind.load(source, threads=threads, memory_budget=memory_budget, device=device))
         reader = _reader(source, loaded, only, place)
         ids = {name: loaded.encoder(name).id for name in loaded.modalities}
         if shelf is None:

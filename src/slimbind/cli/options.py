@@ -29,6 +29,13 @@ MemoryBudget = Annotated[
     str | None,
     typer.Option(envvar="SLIMBIND_MEMORY_BUDGET", help="Close towers to stay below this, for example 500MB or 2GiB."),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        envvar="SLIMBIND_DEVICE",
+        help="cpu, or for split models also cuda, or for example cuda:1,f16,compile (see docs/gpu.md).",
+    ),
+]
 Progress = Annotated[
     bool | None,
     typer.Option("--progress/--no-progress", envvar="SLIMBIND_PROGRESS", help="Default: only on a terminal."),

@@ -30,6 +30,7 @@ def search(
         str | None, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="Default: the model of the index.")
     ] = None,
     threads: options.Threads = None,
+    device: options.Device = "cpu",
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say which towers were opened, and how long it took.")
     ] = False,
@@ -52,7 +53,7 @@ def search(
     start = time.perf_counter()
     with FlatIndex.open(options.index_folder(index_path)) as shelf:
         source = model or shelf.model
-        with slimbind.load(source, threads=threads) as loaded:
+        with slimbind.load(source, threads=threads, device=device) as loaded:
             encoder = loaded.encoder(kind)
             shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=options.lasting(source))
             opened_index = time.perf_counter()

@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +18,8 @@ from slimbind.evaluate.speed import Pace
 from slimbind.hub import resolve
 from slimbind.media.spec import TextSpec
 from slimbind.modalities import MODALITIES, check_modality
+from slimbind.runtime.device import Device
+from slimbind.runtime.device import resolve as resolve_device
 from slimbind.runtime.encoder import BATCH, TEXT_BATCH
 from slimbind.runtime.engine import INPUT, Options, Session, engine
 from slimbind.runtime.memory import trim_heap
@@ -64,6 +66,7 @@ def compare(
     modalities: Iterable[str] | None = None,
     samples: int = SAMPLES,
     threads: int | None = None,
+    device: str = "cpu",
     timed: bool = True,
     on_tower: Callable[[str], object] = lambda modality: None,
 ) -> Iterator[Compared]:
@@ -80,6 +83,7 @@ def compare(
         modalities: which; by default all that both have and, with ``data``, that the data has.
         samples: most items of a modality.
         threads: of both engines.
+        device: where the candidate runs and in which numbers (see ``runtime.device``); the reference is on the CPU.
         timed: time them as well.
         on_tower: is told which modality begins.
 
@@ -100,7 +104,8 @@ def compare(
             raise UsageError(f"{place}: no such file or folder", hint="check the path")
         if asked is None:
             chosen = inputs.present(place, chosen)
-    return _compare(left, right, chosen, place, samples, options, timed, on_tower)
+    there = replace(options, device=resolve_device(Device.parse(device), right, chosen))
+    return _compare(_Side(left, options), _Side(right, there), chosen, place, samples, timed, on_tower)
 
 
 def check_comparable(reference: Artifact, candidate: Artifact, modalities: Iterable[str] | None) -> tuple[str, ...]:
@@ -158,35 +163,51 @@ def _open(source: str | os.PathLike[str], modalities: tuple[str, ...] | None) ->
     return Artifact.open(resolve(source, modalities=modalities))
 
 
+@dataclass(frozen=True)
+class _Side:
+    """One of the two, and how its engine is opened."""
+
+    artifact: Artifact
+    options: Options
+
+    @contextmanager
+    def session(self, modality: str) -> Iterator[Session]:
+        artifact, entry = self.artifact, self.artifact.tower(modality)
+        opened = engine(entry.engine).open(
+            artifact.folder, entry, self.options, model=artifact.manifest.model, modality=modality
+        )
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
 def _compare(
-    reference: Artifact,
-    candidate: Artifact,
-    chosen: Iterable[str],
+    reference: _Side,
+    candidate: _Side,
+    chosen: tuple[str, ...],
     data: Path | None,
     most: int,
-    options: Options,
     timed: bool,
     on_tower: Callable[[str], object],
 ) -> Iterator[Compared]:
-    chosen = tuple(chosen)
     # All items are looked at before the first tower is opened: bad data is told at once, not after an hour.
-    found = {name: inputs.gather(reference, name, data, most=most, alone=len(chosen) == 1) for name in chosen}
+    found = {name: inputs.gather(reference.artifact, name, data, most=most, alone=len(chosen) == 1) for name in chosen}
     for name in chosen:
         on_tower(name)
-        for artifact in (reference, candidate):
-            artifact.verify(name)
-        yield _tower(reference, candidate, name, found.pop(name), options, timed)
+        for side in (reference, candidate):
+            side.artifact.verify(name)
+        yield _tower(reference, candidate, name, found.pop(name), timed)
         gc.collect()
         trim_heap()
 
 
-def _tower(
-    reference: Artifact, candidate: Artifact, modality: str, items: inputs.Inputs, options: Options, timed: bool
-) -> Compared:
-    ours, theirs = reference.tower(modality), candidate.tower(modality)
+def _tower(reference: _Side, candidate: _Side, modality: str, items: inputs.Inputs, timed: bool) -> Compared:
+    ours = reference.artifact.tower(modality)
+    theirs = candidate.options.device.record(candidate.artifact.tower(modality))
     spec = ours.preprocess
     size = TEXT_BATCH if isinstance(spec, TextSpec) else BATCH
-    with _session(reference, modality, options) as first, _session(candidate, modality, options) as second:
+    with reference.session(modality) as first, candidate.session(modality) as second:
         left = inputs.embed(items, first, spec, size=size)
         right = inputs.embed(items, second, spec, size=size)
         pace = None
@@ -216,15 +237,3 @@ def _notes(reference: TowerEntry, candidate: TowerEntry) -> tuple[str, ...]:
     if reference.scheme != "f32" and not as_published:
         notes.append(f"the reference itself is {reference.scheme}, not fp32")
     return tuple(notes)
-
-
-@contextmanager
-def _session(artifact: Artifact, modality: str, options: Options) -> Iterator[Session]:
-    entry = artifact.tower(modality)
-    session = engine(entry.engine).open(
-        artifact.folder, entry, options, model=artifact.manifest.model, modality=modality
-    )
-    try:
-        yield session
-    finally:
-        session.close()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import ArtifactError, UsageError
+from slimbind.runtime.device import Device
 
 INPUT = "input"
 OUTPUT = "vectors"  # not "embedding": a layer of that name would collide in ONNX
@@ -35,10 +36,13 @@ class Options:
     Args:
         threads: how many threads one forward pass may use.
         cache_dir: where an engine may keep compiled models between runs; None keeps nothing.
+        device: where PyTorch computes and in which numbers, as ``runtime.device.resolve`` gives it; the other engines
+            run on the CPU.
     """
 
     threads: int
     cache_dir: Path | None = None
+    device: Device = Device()
 
 
 class Session(Protocol):

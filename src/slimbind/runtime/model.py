@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slimbind.artifact import Artifact
 from slimbind.errors import UsageError
 from slimbind.modalities import check_modality
+from slimbind.runtime.device import Device, resolve
 from slimbind.runtime.encoder import Embedded, Encoder
 from slimbind.runtime.engine import Options, Session, engine
 from slimbind.runtime.pool import LoadedTower, TowerPool
@@ -40,6 +41,7 @@ def load(
     limits: Limits | None = None,
     verify: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
 ) -> Model:
     """Open a model. Only its manifest is read; a tower is opened when its modality is first used.
 
@@ -54,14 +56,16 @@ def load(
         limits: what one item may cost at most (bytes, pixels, seconds, frames, characters).
         verify: compare a tower's files with their sha256 before it is opened for the first time.
         cache_dir: let the engine keep compiled models there: opening is faster, at the price of disk space.
+        device: ``cpu``, or for folders written by ``slimbind split`` also ``cuda``, ``cuda:1,f16,compile`` and others;
+            see ``slimbind.runtime.device``.
 
     Raises:
         HubError, ArtifactError: there is no such model, or it is damaged or too new.
         UsageError: an argument has a value that is not allowed.
     """
-    from slimbind.hub import fetcher, resolve
+    from slimbind import hub
 
-    folder = resolve(source, modalities=())  # the manifest; a tower's files come when the tower is first used
+    folder = hub.resolve(source, modalities=())  # the manifest; a tower's files come when the tower is first used
     return Model(
         Artifact.open(folder),
         threads=threads,
@@ -71,7 +75,8 @@ def load(
         limits=limits,
         verify=verify,
         cache_dir=cache_dir,
-        fetch=fetcher(source, folder),
+        device=device,
+        fetch=hub.fetcher(source, folder),
     )
 
 
@@ -92,12 +97,14 @@ class Model:
         limits: Limits | None = None,
         verify: bool = True,
         cache_dir: str | os.PathLike[str] | None = None,
+        device: str = "cpu",
         fetch: Callable[[str], object] | None = None,
     ) -> None:
         self.artifact = artifact
         if idle_ttl is not None and not (isinstance(idle_ttl, int | float) and idle_ttl > 0):
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
-        options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir))
+        self.device = resolve(Device.parse(device), artifact)
+        options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir), self.device)
         self._threads = options.threads
         self._parts = _Parts(artifact, options, limits, verify=verify, fetch=fetch)
         self._pool = TowerPool(
@@ -156,7 +163,7 @@ class Model:
             if modality not in self._encoders:
                 self._encoders[modality] = Encoder(
                     modality,
-                    self.artifact.tower(modality),
+                    self.device.record(self.artifact.tower(modality)),
                     self.dim,
                     lease=partial(self._pool.lease, modality),
                     preprocessor=partial(self._parts.preprocessor, modality),
