@@ -20,9 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
+from slimbind.artifact import Artifact, ArtifactWriter, ModelInfo
 from slimbind.media import preprocessor
+from slimbind.media.clip_tokenizer import clip_tokenizer_json
 from slimbind.media.spec import TextSpec
 from slimbind.towers import registry
 from slimbind.towers.layers import Tower
@@ -67,6 +70,29 @@ def full_size(modality: str, *, outliers: bool = False, depth: int | None = None
 def _is_kept(key: str, depth: int | None) -> bool:
     parts = key.split(".")
     return depth is None or "blocks" not in parts or int(parts[parts.index("blocks") + 1]) < depth
+
+
+def write_split(
+    folder: Path, modality: str, *, outliers: bool = False, depth: int | None = None, seed: int = 0
+) -> Artifact:
+    """The split folder of one such tower, as ``slimbind split`` writes it."""
+    tower = full_size(modality, outliers=outliers, depth=depth, seed=seed)
+    told = ModelInfo(id="imagebind-huge-random", family="imagebind", license="CC0-1.0", source="benchmarks/fullsize.py")
+    with ArtifactWriter(folder, model=told, embedding_dim=tower.dim) as writer:
+        place = writer.folder(modality)
+        save_file({name: value.contiguous() for name, value in tower.state_dict().items()}, place / "tower.safetensors")
+        if modality == "text":
+            (place / "tokenizer.json").write_text(clip_tokenizer_json(), encoding="utf-8")
+        writer.add(
+            modality,
+            engine="torch",
+            scheme="f32",
+            parameters=sum(value.numel() for value in tower.parameters()),
+            config=tower.config,
+            preprocess=_spec(modality),
+            logit_scale=tower.logit_scale,
+        )
+    return Artifact.open(folder)
 
 
 def inputs(modality: str, n: int, *, start: int = 0) -> Tensor:

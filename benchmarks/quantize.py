@@ -1,0 +1,342 @@
+"""What does each quantization scheme keep, save and cost, on full-size ImageBind with and without outlier channels?
+
+    python benchmarks/quantize.py                          # everything; see --estimate
+    python benchmarks/quantize.py --only vision/plain,imu/outlier --schemes int8-dynamic
+    python benchmarks/quantize.py --depth 2 -o /tmp/q.json # towers of two blocks: a quick look
+
+Each tower (``fullsize.py``) is written as a split folder, quantized with ``slimbind.quantize`` in a process of its own
+(whose highest resident memory is noted: imports, mapped files and all), and compared in another process with the
+reference: the tower as it was split, PyTorch fp32 eager. Inputs for calibration and for the comparison are different
+ones. Times are processor seconds of one thread, batch 1 (a sound: its three clips); reference and candidates take
+turns, the ratio of each turn is formed, and its median is told. Also: a text batch of mixed lengths (the reference pads
+to 77 tokens, as the released code does), wall time with two threads, and the memory of running without PyTorch.
+
+Whatever was measured is added to the results at once. Run again, it goes on where it stopped; rows that are there stay
+unless ``--again``. One row at a time needs up to 12 GB of disk and of memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from environment import environment
+
+ROOT = Path(__file__).parents[1]
+MIB = 1 << 20
+MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
+WEIGHTS = ("plain", "outlier")
+OURS = ("int8-dynamic", "int8-static", "int4-weight")
+SCHEMES = (*OURS, "eager-dynamic", "eager-static")
+CALIBRATION = {"vision": 8, "text": 64}  # items; 24 of the others
+COMPARED = {"vision": 16, "text": 48}  # 24 of the others
+ROUNDS = {"vision": 4, "text": 6, "audio": 6}  # 12 of the others
+RUN_WITHOUT_TORCH = (
+    "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; sys.path.insert(0, {0!r});"
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="comma-separated modality/weights; all twelve by default")
+    parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--depth", type=int, help="blocks of each tower; all by default")
+    parser.add_argument("--threads", type=int, default=2, help="while quantizing")
+    parser.add_argument("--again", action="store_true", help="measure rows that are there again")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/slimbind-quantize"), help="for towers; emptied")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "quantize.json")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(CHILDREN[args.child[0]](args, *args.child[1:])))
+        return 0
+    every = [f"{modality}/{weights}" for weights in WEIGHTS for modality in MODALITIES]
+    rows = args.only.split(",") if args.only else every
+    if unknown := set(rows) - set(every):
+        raise SystemExit(f"unknown rows: {', '.join(sorted(unknown))}")
+    record = _open(args)
+    for name in rows:
+        _row(args, name, record)
+    print(f"written: {args.output}")
+    return 0
+
+
+def _open(args: argparse.Namespace) -> dict[str, Any]:
+    if args.output.exists():
+        record: dict[str, Any] = json.loads(args.output.read_text())
+        if record["depth"] != args.depth:
+            raise SystemExit(f"{args.output} is of depth {record['depth']}, not {args.depth}; give another -o")
+        return record
+    return {
+        "benchmark": "quantize",
+        "command": "python benchmarks/quantize.py" + (f" --depth {args.depth}" if args.depth else ""),
+        "depth": args.depth,
+        "environment": environment("torch", "numpy", "openvino", "onnxruntime", threads=1),
+        "rows": {},
+    }
+
+
+def _row(args: argparse.Namespace, name: str, record: dict[str, Any]) -> None:
+    """One tower: split, every scheme, the comparison, the memory. Each stage is saved when it is done."""
+    row = record["rows"].setdefault(name, {"schemes": {}})
+    wanted = [
+        scheme for scheme in args.schemes.split(",") if args.again or "ratio" not in row["schemes"].get(scheme, {})
+    ]
+    if not wanted:
+        return
+    started = time.monotonic()
+    shutil.rmtree(args.work, ignore_errors=True)
+    args.work.mkdir(parents=True)
+    try:
+        row["split"] = _child(args, "split", name)
+        for scheme in wanted:
+            row["schemes"][scheme] = _child(args, "quantize", name, scheme)
+            _told(name, scheme, row["schemes"][scheme])
+        good = [scheme for scheme in wanted if "error" not in row["schemes"][scheme]]
+        if good:
+            measured = _child(args, "measure", name, *good)
+            for scheme in good:
+                row["schemes"][scheme] |= measured["schemes"][scheme]
+            row["reference"] = measured["reference"]
+            _save(args, record)
+        for scheme in good:
+            if scheme in OURS:
+                row["schemes"][scheme]["memory"] = _child(args, "memory", name, scheme)
+            _told(name, scheme, row["schemes"][scheme])
+    finally:
+        shutil.rmtree(args.work, ignore_errors=True)
+        row["seconds"] = round(row.get("seconds", 0) + time.monotonic() - started, 1)
+        _save(args, record)
+    print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _save(args: argparse.Namespace, record: dict[str, Any]) -> None:
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    part = args.output.with_suffix(".part")
+    part.write_text(json.dumps(record, indent=1) + "\n")
+    part.replace(args.output)
+
+
+def _told(name: str, scheme: str, result: dict[str, Any]) -> None:
+    said = {
+        key: round(value, 5) if isinstance(value, float) else value
+        for key, value in result.items()
+        if isinstance(value, int | float | str)
+    }
+    print(f"{name:16} {scheme:14} {json.dumps(said)[1:-1]}", flush=True)
+
+
+def _child(args: argparse.Namespace, stage: str, *rest: str) -> dict[str, Any]:
+    """Run a stage in a process of its own, so that its memory is its own."""
+    told = ["--threads", str(args.threads), "--work", str(args.work)]
+    if args.depth:
+        told += ["--depth", str(args.depth)]
+    command = [sys.executable, __file__, *told, "--child", stage, *rest]
+    if stage == "memory":  # nothing of PyTorch can be loaded there
+        place = args.work / rest[1]
+        modality = rest[0].split("/")[0]
+        code = RUN_WITHOUT_TORCH.format(str(ROOT / "benchmarks")) + "runpy.run_path(sys.argv[0], run_name='__main__')"
+        script = str(ROOT / "benchmarks" / "memory.py")
+        command = [sys.executable, "-c", code, script, str(place), "--child", "--subset", modality]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        print(f"{stage} {' '.join(rest)}: {done.stderr[-2000:]}", file=sys.stderr)
+        return {"error": f"{last[:300]}"}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def split(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Write the split folder and the calibration data."""
+    from fullsize import inputs, write_split
+
+    modality, weights = name.split("/")
+    made = write_split(args.work / "split", modality, outliers=weights == "outlier", depth=args.depth)
+    count = CALIBRATION.get(modality, 24)
+    # ``samples=count`` takes as many to calibrate with as to judge by
+    np.savez(args.work / "data.npz", **{modality: inputs(modality, 2 * count).numpy()})
+    return {"file_mib": made.tower(modality).bytes / MIB}
+
+
+def quantize(args: argparse.Namespace, name: str, scheme: str) -> dict[str, Any]:
+    """Quantize, and read this process's highest memory afterwards."""
+    from slimbind.quantize.job import quantize as job
+
+    modality = name.split("/")[0]
+    imported = _peak()
+    started = time.monotonic()
+    made = job(
+        args.work / "split",
+        args.work / scheme,
+        scheme=scheme,
+        modalities=[modality],
+        calibrate=[str(args.work / "data.npz")],
+        samples=CALIBRATION.get(modality, 24),
+        threads=args.threads,
+        force=True,  # the table tells what the gate would refuse
+    )
+    entry = made.tower(modality)
+    return {
+        "file_mib": max(file.bytes for file in entry.files) / MIB,
+        "quantize_seconds": round(time.monotonic() - started, 1),
+        "quantize_cpu_seconds": round(time.process_time(), 1),
+        "quantize_peak_mib": _peak() / MIB,
+        "quantize_peak_imports_mib": imported / MIB,
+        "report": {key: value for key, value in (entry.quantization or {}).get("report", {}).items() if key == "kept"},
+    }
+
+
+def _peak() -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+
+def measure(args: argparse.Namespace, name: str, *schemes: str) -> dict[str, Any]:
+    """Compare the written towers with the reference: what they say, and how fast."""
+    import torch
+
+    from fullsize import inputs
+    from slimbind.artifact import Artifact
+    from slimbind.evaluate import fidelity
+    from slimbind.export.job import load_tower
+    from slimbind.runtime.engine import INPUT, Options, engine
+
+    modality = name.split("/")[0]
+    origin = Artifact.open(args.work / "split")
+    tower = load_tower(origin, modality)
+
+    def reference(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return tower(torch.from_numpy(x)).numpy()
+
+    def opened(scheme: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+        made = Artifact.open(args.work / scheme)
+        entry, model = made.tower(modality), made.manifest.model
+        session = engine(entry.engine).open(made.folder, entry, Options(threads), model=model, modality=modality)
+        return lambda x: session.run({INPUT: x})
+
+    rows = _rows(
+        modality, inputs(modality, COMPARED.get(modality, 24), start=2 * CALIBRATION.get(modality, 24)).numpy()
+    )
+    torch.set_num_threads(args.threads)
+    truth = np.concatenate([reference(x) for x in rows])
+    torch.set_num_threads(1)
+    runs = {scheme: opened(scheme, 1) for scheme in schemes}
+    found: dict[str, Any] = {}
+    for scheme, run in runs.items():
+        told = fidelity.measure(truth, np.concatenate([run(x) for x in rows]), data="")
+        found[scheme] = {
+            key: getattr(told, key) for key in ("cosine_mean", "cosine_min", "centred_mean", "centred_min", "samples")
+        }
+    one = _timed(modality, rows)
+    times = _turns({"reference": reference} | runs, one, ROUNDS.get(modality, 12))
+    for scheme in schemes:
+        found[scheme] |= _ratios(times, scheme)
+    result: dict[str, Any] = {
+        "reference": {"cpu_seconds": statistics.median(times["reference"]), "shape": list(one.shape)},
+        "schemes": found,
+    }
+    if modality == "text":
+        _mixed(
+            reference, {scheme: run for scheme, run in runs.items() if scheme in OURS}, found, tower.config["tokens"]
+        )
+    for scheme in set(schemes) & set(OURS):
+        found[scheme]["threads"] = _scaling(runs[scheme], opened(scheme, 2), one)
+    return result
+
+
+def _rows(modality: str, x: np.ndarray) -> list[np.ndarray]:
+    """Batches of one; texts without padding, as the run plane has them but for its steps of four."""
+    if modality != "text":
+        return [x[place : place + 1] for place in range(len(x))]
+    return [row[None, : -(-int((row != 0).sum()) // 4) * 4] for row in x]
+
+
+def _timed(modality: str, rows: list[np.ndarray]) -> np.ndarray:
+    if modality == "audio":
+        return np.concatenate(rows[:3])
+    if modality == "text":
+        ids = np.random.default_rng(0).integers(1, 49406, (1, 77)).astype(np.int32)
+        ids[0, 0], ids[0, -1] = 49406, 49407
+        return ids
+    return rows[0]
+
+
+def _turns(
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]],
+    x: np.ndarray,
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(x)
+    for turn in range(rounds):
+        for name in runs if turn % 2 == 0 else reversed(runs):
+            started = clock()
+            runs[name](x)
+            times[name].append(clock() - started)
+    return times
+
+
+def _ratios(times: dict[str, list[float]], scheme: str) -> dict[str, Any]:
+    each = [before / after for before, after in zip(times["reference"], times[scheme], strict=True)]
+    return {
+        "cpu_seconds": statistics.median(times[scheme]),
+        "ratio": statistics.median(each),
+        "ratio_range": [min(each), max(each)],
+    }
+
+
+def _mixed(
+    reference: Callable[[np.ndarray], np.ndarray],
+    runs: dict[str, Callable[[np.ndarray], np.ndarray]],
+    found: dict[str, Any],
+    context: int,
+) -> None:
+    """32 sentences of different lengths: padded to the full length, against buckets of like length."""
+    from exact import SENTENCES
+    from slimbind.media import preprocessor
+    from slimbind.media.spec import TextSpec
+    from slimbind.runtime.batches import batches
+
+    tokenize = preprocessor(TextSpec())
+    ids = [(place, tokenize(sentence)[None]) for place, sentence in enumerate(SENTENCES)]
+    full = np.zeros((len(ids), context), np.int32)
+    for place, one in ids:
+        full[place, : one.shape[1]] = one[0]
+    packed = [batch.array for batch in batches(ids, size=32, pad_id=0, context=context)]
+    both: dict[str, Callable[[np.ndarray], Any]] = {
+        name: lambda _, run=run: [run(array) for array in packed] for name, run in runs.items()
+    }
+    times = _turns({"reference": reference} | both, full, 2)
+    for scheme in runs:
+        found[scheme]["mixed"] = _ratios(times, scheme) | {
+            "reference_cpu_seconds": statistics.median(times["reference"]),
+            "tokens_mean": float(np.mean([one.shape[1] for _, one in ids])),
+        }
+
+
+def _scaling(
+    single: Callable[[np.ndarray], np.ndarray], double: Callable[[np.ndarray], np.ndarray], x: np.ndarray
+) -> dict[str, Any]:
+    times = _turns({"reference": single, "double": double}, x, 7, time.perf_counter)
+    told = _ratios(times, "double")
+    return {"one": statistics.median(times["reference"]), "two": told["cpu_seconds"], "ratio": told["ratio"]}
+
+
+CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {"split": split, "quantize": quantize, "measure": measure}
+
+if __name__ == "__main__":
+    sys.exit(main())
