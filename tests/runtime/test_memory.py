@@ -140,6 +140,17 @@ def test_changed_pages_are_never_dropped(tmp_path):
         assert view[:4] == b"mine"
 
 
+def test_pages_that_could_be_changed_but_were_not_are_dropped(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(np.random.default_rng(0).bytes(40 * MIB))
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
+        first = bytes(view)
+        full = memory.resident_bytes()
+        assert memory.drop_file_pages([path]) == 40 * MIB
+        assert full - memory.resident_bytes() > 30 * MIB
+        assert bytes(view) == first
+
+
 def test_elsewhere_they_do_nothing(monkeypatch, tmp_path):
     memory._libc.cache_clear()
     monkeypatch.setattr(sys, "platform", "sunos5")

@@ -49,10 +49,13 @@ def drop_file_pages(files: Iterable[Path]) -> int:
     if libc is None or not hasattr(libc, "madvise"):
         return 0
     real = {str(file.resolve()) for file in files}  # a cache of downloads keeps files elsewhere, behind links
+    found = [mapping for mapping in _mappings() if mapping[3] in real]
+    # A private mapping that may be written to (PyTorch has all weights in one) could hold changed pages, and dropping
+    # those would lose the changes.
+    changed = _changed() if any("w" in access for _, _, access, _ in found) else set()
     dropped = 0
-    for start, end, access, path in _mappings():
-        # "w" in a private mapping could hold changed pages; dropping those would lose the changes.
-        if path in real and "w" not in access:
+    for start, end, access, _ in found:
+        if "w" not in access or ("p" in access and start not in changed):
             if libc.madvise(start, end - start, _MADV_DONTNEED) == 0:
                 dropped += end - start
     return dropped
@@ -76,6 +79,23 @@ def _mappings() -> list[tuple[int, int, str, str]]:
                     found.append((int(start, 16), int(end, 16), fields[1], fields[5]))
     except OSError:
         return []
+    return found
+
+
+def _changed() -> set[int]:
+    """Where the mappings begin that have pages of their own beside the file's; all of them, if it cannot be told."""
+    found: set[int] = set()
+    start = 0
+    try:
+        with open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as file:
+            for line in file:
+                name, _, rest = line.partition(" ")
+                if name == "Anonymous:" and int(rest.split()[0]):
+                    found.add(start)
+                elif not name.endswith(":"):
+                    start = int(name.partition("-")[0], 16)
+    except OSError:
+        return {start for start, _, _, _ in _mappings()}
     return found
 
 
