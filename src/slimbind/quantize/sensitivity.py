@@ -1,12 +1,12 @@
 """Which layers may be quantized and how: what each layer's rounding costs the embedding, all of them at once.
 
 Quantizing layer ``l`` changes its output by ``d_l``, and the embedding, a unit vector, by about ``J_l d_l``, where
-``J_l`` is the derivative of the embedding by that output. The cosine then falls by ``|J_l d_l|^2 / 2``, and the falls of
-several layers add up as long as they are small, because rounding errors of different layers have nothing to do with
-each other. The length of ``J_l d_l`` is estimated without ever forming ``J_l``: for a vector ``v`` of random signs the
-mean of ``(v . J_l d_l)^2`` is ``|J_l d_l|^2`` (Hutchinson 1990), and ``v J_l`` is what one backward pass from ``v . e``
-leaves at the layer, for every layer of the tower in the same pass. HAWQ (Dong et al. 2019) chooses bit widths by
-curvature in this manner; here it is the embedding's own change that is measured, so that no labels are needed.
+``J_l`` is the derivative of the embedding by that output. The cosine then falls by ``|J_l d_l|^2 / 2``. Small falls of
+several layers add up, because rounding errors of different layers have nothing to do with each other. The length of
+``J_l d_l`` is estimated without ever forming ``J_l``: for a vector ``v`` of random signs the mean of
+``(v . J_l d_l)^2`` is ``|J_l d_l|^2`` (Hutchinson 1990), and ``v J_l`` is what one backward pass from ``v . e`` leaves
+at the layer, for every layer of the tower in the same pass. HAWQ (Dong et al. 2019) chooses bit widths by curvature in
+this manner; here it is the embedding's own change that is measured, so that no labels are needed.
 
 **Cost**, in forward passes of the tower per item: 1 and 1 for each way of quantizing that is asked about, and about 1
 for each probe (backward passes without weight gradients). Trying every layer alone would take ``layers * ways``. The
@@ -36,9 +36,8 @@ Loss = dict[str, dict[str, float]]  # way -> layer -> how far the cosine falls
 def measure(
     tower: Tower,
     batches: Iterable[Tensor],
-    ways: Mapping[str, Tower],
+    ways: Mapping[str, Mapping[str, nn.Module]],
     *,
-    layers: Mapping[str, Iterable[str]],
     probes: int = PROBES,
     progress: Callable[[int], None] | None = None,
 ) -> Loss:
@@ -47,9 +46,9 @@ def measure(
     Args:
         tower: in float.
         batches: inputs; the items of a batch must not depend on each other. Memory grows with their size.
-        ways: the same tower with all layers emulated (``emulate``), by the name of the way.
-        layers: way -> the layers that are quantized in it.
-        probes: backward passes per batch. The relative error of a result is about ``sqrt(2 / (items * probes))``.
+        ways: way -> layer -> what would stand in its place (see ``twins``).
+        probes: backward passes per batch. The relative error of a result is about ``sqrt(2 / (items * probes))``;
+            ways are compared on the same items and signs, and so are separate calls with the same batches.
         progress: is told how many items have gone through.
 
     Returns:
@@ -58,10 +57,10 @@ def measure(
     Raises:
         UsageError: there are no batches.
     """
-    taps = {name: _Tap() for names in layers.values() for name in names}
-    for way, names in layers.items():
-        for name in names:
-            taps[name].twins[way] = ways[way].get_submodule(name)
+    taps = {name: _Tap() for twins in ways.values() for name in twins}
+    for way, twins in ways.items():
+        for name, twin in twins.items():
+            taps[name].twins[way] = twin
     seen = 0
     generator = torch.Generator().manual_seed(_SEED)
     with _frozen(tower), torch.enable_grad(), _hooked(tower, taps) as anchor:
@@ -78,7 +77,12 @@ def measure(
                 progress(seen)
     if not seen:
         raise UsageError("there is nothing to measure sensitivity on", hint="give at least one item")
-    return {way: {name: taps[name].squares[way] / (2 * probes * seen) for name in names} for way, names in layers.items()}
+    return {way: {name: taps[name].squares[way] / (2 * probes * seen) for name in twins} for way, twins in ways.items()}
+
+
+def twins(emulated: Tower, layers: Iterable[str]) -> dict[str, nn.Module]:
+    """The named layers of an emulated tower, as ``measure`` takes them."""
+    return {name: emulated.get_submodule(name) for name in layers}
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _hooked(tower: Tower, taps: Mapping[str, _Tap]) -> Iterator[Tensor]:
     def hook_of(tap: _Tap) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             tap.watch(inputs, output)
-            met: Tensor = _Meeting.apply(output, anchor, tap)
+            met: Tensor = _Meeting.apply(output, anchor, tap)  # type: ignore[no-untyped-call]
             return met
 
         return hook
