@@ -96,7 +96,7 @@ def observe(
 def watching(
     modules: Mapping[str, nn.Module], *, moments: bool = False, rows: int = 0, observers: Sequence[str] = ()
 ) -> Iterator[dict[str, InputStats]]:
-    """Sum up what ``modules`` are given inside of the ``with``, at whose end the dictionary is filled; see ``observe``."""
+    """Sum up what ``modules`` are given inside of the ``with``, at whose end the dictionary is filled."""
     for name in observers:
         if name not in OBSERVERS:
             raise UsageError.unknown("observer", name, OBSERVERS)

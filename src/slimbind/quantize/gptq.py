@@ -3,8 +3,8 @@
 GPTQ (Frantar et al. 2023, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"): what
 counts is the output ``W x``, so the error is measured by the inputs' second moment ``H = E[x x^T]``. It is done here in
 the form of Babai's nearest plane (Chen et al. 2025 show that the two are the same): with ``H = A A^T``, ``A`` upper
-triangular, the squared error of a row is ``|e A|^2``, and its ``j``-th part holds ``e_j`` and earlier errors alone. Each
-weight is therefore rounded after adding ``sum_(i<j) e_i A_ij / A_jj``. One Cholesky factor is all that it takes.
+triangular, the squared error of a row is ``|e A|^2``, and its ``j``-th part holds ``e_j`` and earlier errors alone.
+Each weight is therefore rounded after adding ``sum_(i<j) e_i A_ij / A_jj``. One Cholesky factor is all that it takes.
 """
 
 from __future__ import annotations
