@@ -5,7 +5,9 @@ Each layer becomes a few plain nodes, so that the result does not hang on what a
 - dynamic: the largest value of each token gives its step; ``MatMulInteger``; both scales multiplied back in. A token
   has one step here: the plan's groups are a matter of OpenVINO. ``DynamicQuantizeLinear`` is as fast, but takes one
   step for the whole batch: a vector would depend on what else is embedded with it.
-- static: ``QuantizeLinear``, then ``MatMulInteger`` or ``ConvInteger``.
+- static: ``QuantizeLinear``, then ``MatMulInteger``. A convolution is put between ``QuantizeLinear`` and
+  ``DequantizeLinear``, which becomes one of whole numbers where its output is quantized again; the others are computed
+  in float. ``ConvInteger`` is nine times as slow as float.
 - weights alone: ``DequantizeLinear`` in front of the operation that was there (ONNX Runtime makes one of the two, which
   rounds the input to 8 bits in blocks of 32); 4 bits as ``MatMulNBits``.
 """
@@ -28,6 +30,7 @@ _USES = {("MatMul", 1): "linear", ("Gemm", 1): "linear", ("Conv", 1): "conv", ("
     ("Slice", 0): "frames"
 }
 _MIDDLE = 128  # the zero point of what is symmetric but stored without a sign
+_LARGEST_INT32 = 2**31 - 129  # as a float32 it is still one
 _TINY = np.finfo(np.float32).tiny
 _CONTRIB = "com.microsoft"
 _SMALLEST_BLOCK = 16
@@ -43,6 +46,7 @@ class Lowering:
         self._place: ir.Node | None = None  # new nodes go in front of it
         self._name = ""
         self._tokens: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        self._static: set[ir.Node] = set()
         self._constants: dict[tuple[str, float], ir.Value] = {}
 
     def write(self) -> None:
@@ -60,6 +64,9 @@ class Lowering:
         for weight in list(self._graph.initializers.values()):
             if weight not in quantized:
                 self._store(weight, stored.get(weight, self._plan.rest))
+        self._static = {
+            found[name][0] for name, layer in self._plan.layers.items() if isinstance(layer.activation, StaticRange)
+        }
         for name, place in found.items():  # in the order of the graph: what layers share comes before the first
             layer = self._plan.layers.get(name, LayerPlan())
             if layer.weight is not None:
@@ -100,11 +107,11 @@ class Lowering:
         if codes.bits == 4 or codes.scale.shape[1] > 1:
             out = self._blocks(x, layer, codes)
         elif layer.activation == "float":
-            weight = self._unpacked(codes, turned=True)
-            out = self._add("MatMul", [x, weight])
+            held = [self._hold("codes", codes.codes.numpy().T), self._hold("scale", codes.scale.numpy()[:, 0])]
+            out = self._add("MatMul", [x, self._add("DequantizeLinear", held, axis=1)])
         else:
             numbers, zero, step = self._numbers(x, layer)
-            weight = self._hold("codes", np.ascontiguousarray(codes.codes.numpy().T))
+            weight = self._hold("codes", codes.codes.numpy().T)
             whole = self._add("MatMulInteger", [numbers, weight, zero])
             scale = codes.scale.numpy()[:, 0]
             if isinstance(layer.activation, StaticRange):
@@ -119,18 +126,30 @@ class Lowering:
         assert x is not None
         bias = node.inputs[2] if len(node.inputs) > 2 else None
         settings: dict[str, Any] = {name: value for name, value in node.attributes.items() if name != "auto_pad"}
-        if layer.activation == "float":
-            return self._add("Conv", [x, self._unpacked(codes), *([] if bias is None else [bias])], **settings)
-        numbers, zero, _ = self._numbers(x, layer)
-        whole = self._add("ConvInteger", [numbers, self._hold("codes", codes.codes.numpy()), zero], **settings)
-        assert isinstance(layer.activation, StaticRange)
-        around = [-1] + [1] * (codes.codes.ndim - 2)
-        scale = self._hold("scale", (codes.scale.numpy() * np.float32(layer.activation.scale)).reshape(around))
-        out = self._add("Mul", [self._add("Cast", [whole], to=ir.DataType.FLOAT.value), scale])
-        if bias is None:
-            return out
-        assert bias.const_value is not None
-        return self._add("Add", [out, self._hold("bias", bias.const_value.numpy().reshape(around))])
+        weight, scale = self._hold("codes", codes.codes.numpy()), codes.scale.numpy()[:, 0]
+        if isinstance(layer.activation, StaticRange):
+            step = self._hold("step", np.array(layer.activation.scale, np.float32))
+            numbers, zero, _ = self._numbers(x, layer)
+            x = self._add("DequantizeLinear", [numbers, step, zero])
+        if isinstance(layer.activation, StaticRange) and self._is_rounded(node.outputs[0]):
+            weight = self._add("DequantizeLinear", [weight, self._hold("scale", scale)], axis=0)
+            if bias is not None and bias.const_value is not None:
+                steps = scale * np.float32(layer.activation.scale)
+                whole = np.rint(bias.const_value.numpy() / steps).clip(-_LARGEST_INT32, _LARGEST_INT32)
+                held = [self._hold("bias", whole.astype(np.int32)), self._hold("bias_scale", steps)]
+                bias = self._add("DequantizeLinear", held, axis=0)
+        else:  # unpacked once, when the tower is opened
+            spread = scale.reshape([-1] + [1] * (codes.codes.ndim - 1))
+            weight = self._add("Cast", [weight], to=ir.DataType.FLOAT.value)
+            weight = self._add("Mul", [weight, self._hold("scale", spread)])
+        return self._add("Conv", [x, weight, *([] if bias is None else [bias])], **settings)
+
+    def _is_rounded(self, value: ir.Value) -> bool:
+        """Whether a convolution's output is read in a calibrated range only: then it can stay in whole numbers."""
+        users = [use.node for use in value.uses()]
+        if len(users) == 1 and users[0].op_type in ("Relu", "Clip"):
+            users = [use.node for use in users[0].outputs[0].uses()]
+        return bool(users) and all(node.op_type == "QuantizeLinear" or node in self._static for node in users)
 
     def _table(self, node: ir.Node, layer: LayerPlan, codes: WeightCodes) -> ir.Value:
         """Look up rows of codes and their scales: only what was asked for is ever unpacked."""
@@ -149,12 +168,6 @@ class Lowering:
         weight = self._add("Mul", [whole, self._hold("scale", scale)])
         flat = self._add("Reshape", [weight, self._hold("shape", np.array([-1, rows], np.int64))])
         return self._add("Slice", [flat, *node.inputs[1:]])
-
-    def _unpacked(self, codes: WeightCodes, *, turned: bool = False) -> ir.Value:
-        """The weight as float: ``[out, in, ...]``, or ``[in, out]``."""
-        values = np.ascontiguousarray(codes.codes.numpy().T) if turned else codes.codes.numpy()
-        held = [self._hold("codes", values), self._hold("scale", codes.scale.numpy()[:, 0])]
-        return self._add("DequantizeLinear", held, axis=int(turned))
 
     def _blocks(self, x: ir.Value, layer: LayerPlan, codes: WeightCodes) -> ir.Value:
         """A weight in groups, as blocks of codes without a sign."""

@@ -8,8 +8,10 @@ What the engine makes of the patterns written here (its CPU plugin finds them wh
 - ``FakeQuantize`` in front of a layer: its input is quantized in a calibrated range, and whole numbers are multiplied.
 - ``bf16 -> convert`` and ``f16 -> convert`` with the mark of a decompression: the weight stays 16 bits wide.
 
-A float convolution beside dynamic layers is computed in f32, whatever the rest is computed in: in bf16 it picks another
-kernel for another batch, and the last bit that differs is carried on by the rounding of everything behind it.
+The float convolution that cuts a picture into patches for dynamic layers is computed in f32, whatever the rest is
+computed in: in bf16 the engine picks another kernel for another batch, and the last bit that differs is carried on by
+the rounding of everything behind it. Towers of many float convolutions need ``Plan.precision`` f32 for that; marked one
+by one, OpenVINO 2026.4 returned no vectors at all.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ _USES = {
     ("Gather", 0): "table",
     ("Slice", 0): "frames",
 }
-_FLOAT_CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_CONVOLUTIONS = ("Convolution", "GroupConvolution")
 
 
 class Lowering:
@@ -229,15 +231,13 @@ def mark(path: Path, plan: Plan) -> None:
     Without the first mark the engine folds the conversions when it opens the tower, and holds the weights in f32 as
     well. Both are marks that OpenVINO itself writes in other cases.
     """
-    precise = any(layer.activation == "dynamic" for layer in plan.layers.values())
-    static = {name for name, layer in plan.layers.items() if isinstance(layer.activation, StaticRange)}
     tree = ElementTree.parse(path)  # written by us a moment ago
+    convolutions = [layer for layer in tree.iter("layer") if layer.get("type") in _CONVOLUTIONS]
+    if len(convolutions) == 1 and any(layer.activation == "dynamic" for layer in plan.layers.values()):
+        _add_mark(convolutions[0], "precise")
     for layer in tree.iter("layer"):
-        name = layer.get("name", "")
-        if name.endswith(_MARK):
+        if layer.get("name", "").endswith(_MARK):
             _add_mark(layer, "decompression")
-        elif precise and layer.get("type") in _FLOAT_CONVOLUTIONS and _module_of(name) not in static:
-            _add_mark(layer, "precise")
     tree.write(path, encoding="utf-8", xml_declaration=True)
 
 
@@ -247,11 +247,6 @@ def _add_mark(layer: ElementTree.Element, name: str) -> None:
         info = ElementTree.Element("rt_info")
         layer.insert(1 if layer.find("data") is not None else 0, info)
     ElementTree.SubElement(info, "attribute", name=name, version="0")
-
-
-def _module_of(name: str) -> str:
-    """The module that the tracer made this operation from."""
-    return name.removeprefix("__module.").partition("/")[0]
 
 
 def _is_matrix(shape: Iterable[int]) -> bool:
