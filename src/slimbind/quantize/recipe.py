@@ -75,6 +75,17 @@ class Recipe(_Record):
                 found[layer] = rule
         return found
 
+    def only(self, modality: str) -> Recipe:
+        """Without the rules for other towers.
+
+        Raises:
+            UsageError: no rule is left.
+        """
+        rules = tuple(rule for rule in self.rules if rule.layers.rpartition("/")[0] in ("", modality))
+        if not rules:
+            raise UsageError(f"the recipe has no rule for the {modality} tower", hint="leave that modality out")
+        return self.model_copy(update={"rules": rules})
+
     def check(self, towers: Mapping[str, Iterable[str]]) -> None:
         """Refuse rules that decide no layer of any of these towers (modality -> names of its layers).
 

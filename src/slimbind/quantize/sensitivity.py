@@ -139,12 +139,15 @@ class _Tap:
         self.twins: dict[str, nn.Module] = {}
         self.errors: dict[str, Tensor] = {}
         self.squares: dict[str, float] = {}
+        self.is_busy = False
 
     def watch(self, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Run the twins on the layer's input and keep by how much they are off."""
+        self.is_busy = True
         with torch.no_grad():
             for way, twin in self.twins.items():
                 self.errors[way] = (twin(*(x.detach() for x in inputs)) - output).to(torch.bfloat16)
+        self.is_busy = False
 
     def meet(self, gradient: Tensor) -> None:
         """Add the squares of (gradient . error) of every item."""
@@ -175,6 +178,8 @@ def _hooked(tower: Tower, taps: Mapping[str, _Tap]) -> Iterator[Tensor]:
 
     def hook_of(tap: _Tap) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if tap.is_busy:  # a twin may run the layer that it stands for, whose hook this is
+                return output
             tap.watch(inputs, output)
             met: Tensor = _Meeting.apply(output, anchor, tap)  # type: ignore[no-untyped-call]
             return met
