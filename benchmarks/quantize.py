@@ -166,7 +166,7 @@ def split(args: argparse.Namespace, name: str) -> dict[str, Any]:
     count = CALIBRATION.get(modality, 24)
     # ``samples=count`` takes as many to calibrate with as to judge by
     np.savez(args.work / "data.npz", **{modality: inputs(modality, 2 * count).numpy()})
-    return {"file_mib": made.tower(modality).bytes / MIB}
+    return {"file_mib": max(file.bytes for file in made.tower(modality).files) / MIB}
 
 
 def quantize(args: argparse.Namespace, name: str, scheme: str) -> dict[str, Any]:

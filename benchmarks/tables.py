@@ -10,6 +10,7 @@ import json
 import re
 import runpy
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def _tiny(row: dict[str, Any]) -> str:
 
 
 def memory() -> str:
-    """What open towers cost in memory."""
+    """What open towers cost in memory: each alone, the pair that most people open, all of them; the rest in a line."""
     result = _read("memory-openvino-f32")
+    shown = [
+        row for row in result["rows"] if len(row["modalities"]) in (1, 6) or row["modalities"] == ["vision", "text"]
+    ]
     rows = [
         (
             " + ".join(row["modalities"]) if len(row["modalities"]) < 6 else "all six",
@@ -76,13 +80,171 @@ def mini() -> str:
     return f"{card['table'](record)}\n"
 
 
+def quantize() -> str:
+    """What each scheme saves and keeps, tower by tower, on both sets of weights."""
+    result = _read("quantize")
+    rows = []
+    for modality in _modalities(result):
+        plain, outlier = (result["rows"].get(f"{modality}/{weights}", {}) for weights in ("plain", "outlier"))
+        before = (plain or outlier).get("split", {}).get("file_mib")
+        for scheme in dict.fromkeys([*plain.get("schemes", {}), *outlier.get("schemes", {})]):
+            one, other = (row.get("schemes", {}).get(scheme, {}) for row in (plain, outlier))
+            told = one or other
+            rows.append(
+                (
+                    modality,
+                    f"`{scheme}`",
+                    f"{_number(before, 0)} -> {_number(told.get('file_mib'), 0)}",
+                    _times(told),
+                    _cosines(one),
+                    _cosines(other),
+                )
+            )
+    head = ("tower", "scheme", "MiB", "speed", "cosine mean / min, plain", "with outlier channels")
+    return _table(head, rows) + _depth(result) + _note(result)
+
+
+def quantize_text() -> str:
+    """A batch of sentences of different lengths."""
+    result = _read("quantize")
+    rows = []
+    for name, row in result["rows"].items():
+        for scheme, told in row["schemes"].items():
+            if "mixed" in told:
+                mixed = told["mixed"]
+                seconds = f"{mixed['reference_cpu_seconds']:.2f} -> {mixed['cpu_seconds']:.2f}"
+                rows.append((name, f"`{scheme}`", seconds, f"{mixed['ratio']:.1f}x"))
+    head = ("tower / weights", "scheme", "CPU seconds for 32 sentences of mixed length", "speed")
+    return _table(head, rows) + _depth(result) + _note(result)
+
+
+def quantize_memory() -> str:
+    """Memory while quantizing (beside the largest fp32 tower), and while running without PyTorch; two threads."""
+    result = _read("quantize")
+    rows = []
+    largest = max(row["split"]["file_mib"] for row in result["rows"].values())
+    for name, row in result["rows"].items():
+        for scheme, told in row["schemes"].items():
+            if "memory" in told and "error" not in told["memory"]:
+                memory, peak = told["memory"], told["quantize_peak_mib"]
+                rows.append(
+                    (
+                        name,
+                        f"`{scheme}`",
+                        f"{peak:.0f} ({peak / largest:.2f}x)",
+                        f"{memory['weights_mib']:.0f}",
+                        f"{memory['steady_mib']:.0f} ({memory['ratio']:.2f}x)",
+                        f"{told['threads']['ratio']:.2f}x" if "threads" in told else "-",
+                    )
+                )
+    head = (
+        "tower / weights",
+        "scheme",
+        "peak while quantizing, MiB (of the largest tower)",
+        "file, MiB",
+        "running, MiB",
+        "two threads",
+    )
+    return _table(head, rows) + _depth(result) + _note(result)
+
+
+def peers() -> str:
+    """Other tools that make a model int8, in the same run."""
+    result = _read("peers")
+    tables = []
+    for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
+        plain, outlier = (
+            result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in ("plain", "outlier")
+        )
+        rows = []
+        for name in dict.fromkeys([*plain["tools"], *outlier["tools"]]):
+            one, other = plain["tools"].get(name, {}), outlier["tools"].get(name, {})
+            told = one if "error" not in one and one else other
+            rows.append((name, _number(told.get("mib"), 0), _times(told), _cosines(one), _cosines(other)))
+        depth = (plain if "depth" in plain else outlier)["depth"]
+        head = (f"{modality}, {depth} blocks", "MiB", "speed", "cosine mean / min, plain", "with outlier channels")
+        tables.append(_table(head, rows))
+    return "\n".join(tables) + _note(result)
+
+
+def paper(number: str) -> str:
+    """One of the paper's Tables I to VII."""
+    result = _read("paper_tables")
+    table = result["tables"][number]
+    rows: list[tuple[str, ...]] = []
+    for name, row in table["rows"].items():
+        if number == "I":
+            rows.append((name, _number(row["here"], 2), _number(row["published"], 2)))
+        elif number in ("IV", "VII"):
+            pairs = [" / ".join(_number(value, 4) for value in row[key]) for key in _COLUMNS]
+            rows.append((name, *pairs, _number(row["published"], 3)))
+        else:
+            digits = 3 if number in ("III", "VI") else 1
+            ours = [f"{_number(row[key], digits)}{_saved(row['fp32'], row[key])}" for key in ("paper", "ours")]
+            rows.append((name, _number(row["fp32"], digits), *ours))
+    kind = "dynamic" if number in ("II", "III", "IV") else "static"
+    told = result["published"].get(kind, {})
+    if number == "I":
+        head: tuple[str, ...] = ("tower", "here", "published")
+        after = ""
+    elif number in ("IV", "VII"):
+        head = ("tower", *_COLUMNS.values(), "published")
+        known = told["cosine"]
+        after = f"\nPublished, over the towers: {known}.\n" if isinstance(known, str) else ""
+    else:
+        head = ("tower", "fp32", "the paper's recipe", f"int8-{kind}")
+        what = "faster" if number in ("III", "VI") else "smaller"
+        after = f"\nPublished, all towers together: {told[what]:.0%} {what}.\n"
+    return f"Table {number}: {table['title']}\n\n{_table(head, rows)}{after}{_depth(result)}{_note(result)}"
+
+
+_COLUMNS = {
+    "paper_plain": "the paper's recipe, mean / min",
+    "ours_plain": "ours",
+    "paper_outlier": "the paper's recipe, outlier channels",
+    "ours_outlier": "ours, outlier channels",
+}
+
+
+def _modalities(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _saved(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f" ({1 - after / before:.0%} less)"
+
+
+def _times(told: dict[str, Any]) -> str:
+    if "error" in told:
+        return "failed"
+    return f"{told['ratio']:.2f}x" if "ratio" in told else "-"
+
+
+def _cosines(told: dict[str, Any]) -> str:
+    if "error" in told:
+        return f"failed: {told['error'][:80]}"
+    return f"{told['cosine_mean']:.5f} / {told['cosine_min']:.5f}" if "cosine_mean" in told else "-"
+
+
+def _depth(result: dict[str, Any]) -> str:
+    return f"\nTowers of {result['depth']} blocks only.\n" if result.get("depth") else ""
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "exact": exact,
     "media": media,
     "memory": memory,
     "mini": mini,
+    "peers": peers,
+    "quantize": quantize,
+    "quantize_memory": quantize_memory,
+    "quantize_text": quantize_text,
     "startup": startup,
-}
+} | {f"paper_{number}": partial(paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
 
 
 def render(page: str) -> str:
@@ -111,7 +273,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _note(result: dict[str, Any]) -> str:
     told = result["environment"]
     machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
-    known = ("python", "torch", "openvino", "onnxruntime")
+    known = ("python", "torch", "torchao", "openvino", "nncf", "onnxruntime")
     versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
     command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
     return f"\n`{command}`; {machine}; {versions}; {told['time'][:10]}.\n"
