@@ -8,10 +8,10 @@ What the engine makes of the patterns written here (its CPU plugin finds them wh
 - ``FakeQuantize`` in front of a layer: its input is quantized in a calibrated range, and whole numbers are multiplied.
 - ``bf16 -> convert`` and ``f16 -> convert`` with the mark of a decompression: the weight stays 16 bits wide.
 
-The float convolution that cuts a picture into patches for dynamic layers is computed in f32, whatever the rest is
-computed in: in bf16 the engine picks another kernel for another batch, and the last bit that differs is carried on by
-the rounding of everything behind it. Towers of many float convolutions need ``Plan.precision`` f32 for that; marked one
-by one, OpenVINO 2026.4 returned no vectors at all.
+The convolution that cuts a picture into patches is kept in f32 (or whole numbers) beside layers whose input is rounded,
+whatever the rest is computed in: in bf16 the engine picks another kernel for another batch, and the last bit that
+differs is carried on by the rounding of everything behind it. Towers of many float convolutions need ``Plan.precision``
+f32 for that; marked one by one, OpenVINO 2026.4 returned no vectors at all.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def mark(path: Path, plan: Plan) -> None:
     """
     tree = ElementTree.parse(path)  # written by us a moment ago
     convolutions = [layer for layer in tree.iter("layer") if layer.get("type") in _CONVOLUTIONS]
-    if len(convolutions) == 1 and any(layer.activation == "dynamic" for layer in plan.layers.values()):
+    if len(convolutions) == 1 and any(layer.activation != "float" for layer in plan.layers.values()):
         _add_mark(convolutions[0], "precise")
     for layer in tree.iter("layer"):
         if layer.get("name", "").endswith(_MARK):
