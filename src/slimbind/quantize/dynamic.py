@@ -14,12 +14,11 @@ from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import Int8Dynamic, Made
 from slimbind.quantize.sites import Site, sites
 from slimbind.quantize.smooth import smooth
-from slimbind.towers.layers import Tower, TransformerTower
+from slimbind.towers.layers import Tower
 
 # Part of all linear weights that must share a group size. The few that do not fit (the stem of imu has 48 inputs) stay
 # in 16 bits: a smaller group for their sake would slow down all others.
 _COVERED = 0.99
-_HEAD = 32  # heads whose size is no multiple of it are attended to in f32: bf16 gave vectors that depend on the batch
 
 
 def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: Progress, /) -> Made:
@@ -58,7 +57,9 @@ def group_of(found: dict[str, Site]) -> tuple[int | None, dict[str, str]]:
 
 
 def precision_of(tower: Tower) -> Literal["f32", "bf16"]:
-    """What the rest is computed in."""
-    if isinstance(tower, TransformerTower) and (int(tower.config["width"]) // int(tower.config["heads"])) % _HEAD:
-        return "f32"
-    return "bf16"
+    """What the rest is computed in: bf16, except beside many convolutions.
+
+    Those take another kernel in bf16 for another batch, so that vectors depend on it; the writer can keep a single one
+    (the stem of a transformer) in f32, but not a network of them.
+    """
+    return "f32" if sum(site.kind == "conv" for site in sites(tower).values()) > 1 else "bf16"
