@@ -79,6 +79,13 @@ def test_without_data_what_is_shipped_is_used_and_it_is_said(cli, pair):
     assert "the sentences that come with slimbind (3 of " in done.lines[-1]
 
 
+def test_progress_counts_what_both_embed(cli, pair, toy_folder):
+    args = ("fidelity", *pair, "--data", toy_folder, "--no-time", "--modalities", "vision,audio")
+    told = cli(*args, "--progress").err
+    assert "embedding vision: 6/6 views" in told and "embedding audio: 4/4 views" in told
+    assert "embedding" not in cli(*args, "--no-progress").err
+
+
 def test_a_least_cosine_is_a_gate(cli, pair, toy_folder):
     args = ("fidelity", *pair, "--data", toy_folder, "--no-time", "--least")
     assert cli(*args, 0.5).code == 0

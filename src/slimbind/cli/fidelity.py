@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +41,7 @@ def fidelity(
     device: Annotated[
         str, typer.Option(help="Where the candidate runs: cpu, or a split model also on cuda (see docs/gpu.md).")
     ] = "cpu",
+    progress: options.Progress = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare two artifacts of one model: the same items through both, tower by tower.
@@ -55,22 +58,25 @@ def fidelity(
     if data is None:
         console.say("no --data: comparing on what comes with slimbind (depth, thermal and imu: made up)")
     rows: list[Compared] = []
-    for row in compare(
-        reference,
-        candidate,
-        data=data,
-        modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
-        samples=samples,
-        threads=threads,
-        device=device,
-        timed=time,
-        on_tower=lambda modality: console.say(f"comparing {modality}"),
-    ):
-        rows.append(row)
-        for name, reason in row.failed:
-            console.say(f"failed: {name}: {reason}")
-        for note in row.notes:
-            console.say(f"{row.modality}: {note}")
+    with _Bar(progress) as bar:
+        for row in compare(
+            reference,
+            candidate,
+            data=data,
+            modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
+            samples=samples,
+            threads=threads,
+            device=device,
+            timed=time,
+            on_tower=bar.begin,
+            on_done=bar.advance,
+        ):
+            bar.end()
+            rows.append(row)
+            for name, reason in row.failed:
+                console.say(f"failed: {name}: {reason}")
+            for note in row.notes:
+                console.say(f"{row.modality}: {note}")
     if as_json:
         typer.echo(json.dumps({"towers": {row.modality: _record(row) for row in rows}}, indent=1))
     else:
@@ -81,6 +87,33 @@ def fidelity(
         raise DriftError(f"below the least cosine asked for ({least:g}): {told}")
     if any(row.failed for row in rows):
         raise typer.Exit(4)
+
+
+class _Bar:
+    """Progress of one tower after the other."""
+
+    def __init__(self, show: bool | None) -> None:
+        self._show = show
+        self._stack = ExitStack()
+        self._advance: Callable[[float], None] = lambda amount: None
+
+    def begin(self, modality: str, views: int) -> None:
+        console.say(f"comparing {modality}")
+        self._advance = self._stack.enter_context(
+            console.progress(f"embedding {modality}", total=views, unit="views", show=self._show)
+        )
+
+    def advance(self, views: int) -> None:
+        self._advance(views)
+
+    def end(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def _record(row: Compared) -> dict[str, Any]:

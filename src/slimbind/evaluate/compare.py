@@ -68,7 +68,8 @@ def compare(
     threads: int | None = None,
     device: str = "cpu",
     timed: bool = True,
-    on_tower: Callable[[str], object] = lambda modality: None,
+    on_tower: Callable[[str, int], object] = lambda modality, views: None,
+    on_done: Callable[[int], object] = lambda views: None,
 ) -> Iterator[Compared]:
     """Compare the towers of two artifacts, one after the other; what does not go together is refused before any work.
 
@@ -85,7 +86,8 @@ def compare(
         threads: of both engines.
         device: where the candidate runs and in which numbers (see ``runtime.device``); the reference is on the CPU.
         timed: time them as well.
-        on_tower: is told which modality begins.
+        on_tower: is told which modality begins, and how many views will be embedded.
+        on_done: is told when so many of them are.
 
     Raises:
         UsageError: the two are not the same model, want their input prepared differently, or have no modality in
@@ -105,7 +107,7 @@ def compare(
         if asked is None:
             chosen = inputs.present(place, chosen)
     there = replace(options, device=resolve_device(Device.parse(device), right, chosen))
-    return _compare(_Side(left, options), _Side(right, there), chosen, place, samples, timed, on_tower)
+    return _compare(_Side(left, options), _Side(right, there), chosen, place, samples, timed, on_tower, on_done)
 
 
 def check_comparable(reference: Artifact, candidate: Artifact, modalities: Iterable[str] | None) -> tuple[str, ...]:
@@ -189,27 +191,36 @@ def _compare(
     data: Path | None,
     most: int,
     timed: bool,
-    on_tower: Callable[[str], object],
+    on_tower: Callable[[str, int], object],
+    on_done: Callable[[int], object],
 ) -> Iterator[Compared]:
     # All items are looked at before the first tower is opened: bad data is told at once, not after an hour.
     found = {name: inputs.gather(reference.artifact, name, data, most=most, alone=len(chosen) == 1) for name in chosen}
     for name in chosen:
-        on_tower(name)
+        items = found.pop(name)
+        on_tower(name, 2 * items.views)
         for side in (reference, candidate):
             side.artifact.verify(name)
-        yield _tower(reference, candidate, name, found.pop(name), timed)
+        yield _tower(reference, candidate, name, items, timed, on_done)
         gc.collect()
         trim_heap()
 
 
-def _tower(reference: _Side, candidate: _Side, modality: str, items: inputs.Inputs, timed: bool) -> Compared:
+def _tower(
+    reference: _Side,
+    candidate: _Side,
+    modality: str,
+    items: inputs.Inputs,
+    timed: bool,
+    on_done: Callable[[int], object],
+) -> Compared:
     ours = reference.artifact.tower(modality)
     theirs = candidate.options.device.record(candidate.artifact.tower(modality))
     spec = ours.preprocess
     size = TEXT_BATCH if isinstance(spec, TextSpec) else BATCH
     with reference.session(modality) as first, candidate.session(modality) as second:
-        left = inputs.embed(items, first, spec, size=size)
-        right = inputs.embed(items, second, spec, size=size)
+        left = inputs.embed(items, first, spec, size=size, on_done=on_done)
+        right = inputs.embed(items, second, spec, size=size, on_done=on_done)
         pace = None
         if timed:
             few = inputs.Inputs(items.arrays[:: max(1, len(items.arrays) // _TIMED)][:_TIMED], items.source)

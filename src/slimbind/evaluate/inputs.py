@@ -35,6 +35,11 @@ class Inputs:
     source: str
     failed: tuple[tuple[str, SlimbindError], ...] = ()
 
+    @property
+    def views(self) -> int:
+        """How many views they are: the rows that a tower embeds (of a film from frame to frame, at least)."""
+        return sum(1 if array.ndim == 1 else len(array) for array in self.arrays)
+
 
 def gather(
     artifact: Artifact,
