@@ -66,6 +66,7 @@ def test_json_has_the_same_and_more(cli, pair, toy_folder):
     assert done.code == 0
     told = done.json["towers"]["vision"]
     assert set(done.json["towers"]) == {"vision"}
+    assert (done.json["reference"], done.json["candidate"]) == tuple(map(str, pair))
     assert told["fidelity"]["samples"] == 2 and told["fidelity"]["cosine_min"] < 0.9999
     assert told["candidate"]["scheme"] == "int8-dynamic" and told["reference"]["scheme"] == "f32"
     assert told["time"]["ratio"] == told["fidelity"]["time_ratio"] > 0 and told["time"]["rounds"] >= 3

@@ -203,3 +203,24 @@ def test_towers_are_closed_even_when_one_fails(reference, candidate, monkeypatch
     with pytest.raises(EngineError, match="out of memory"):
         run(reference, candidate, modalities=["depth"], samples=2)
     assert sorted(closed) == ["f32", "int8-dynamic"]
+
+
+def test_a_decoders_surprise_is_one_bad_file(reference, candidate, folder, monkeypatch):
+    from slimbind.evaluate import inputs
+
+    real = inputs.preprocessor
+
+    def surprising(*args, **options):
+        prepare = real(*args, **options)
+
+        def run(item):
+            if item.name == "03.png":
+                raise ZeroDivisionError("width 0")
+            return prepare(item)
+
+        return run
+
+    monkeypatch.setattr(inputs, "preprocessor", surprising)
+    row = run(reference, candidate, data=folder, modalities=["vision"])["vision"]
+    assert row.fidelity.samples == 10
+    assert any(name.endswith("03.png") and "ZeroDivisionError: width 0" in reason for name, reason in row.failed)

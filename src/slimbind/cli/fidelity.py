@@ -78,13 +78,14 @@ def fidelity(
             for note in row.notes:
                 console.say(f"{row.modality}: {note}")
     if as_json:
-        typer.echo(json.dumps({"towers": {row.modality: _record(row) for row in rows}}, indent=1))
+        told = {"reference": reference, "candidate": candidate, "device": device}
+        typer.echo(json.dumps(told | {"towers": {row.modality: _record(row) for row in rows}}, indent=1))
     else:
         _print_table(rows)
     below = [row for row in rows if least is not None and not row.fidelity.cosine_min >= least]
     if below:
-        told = ", ".join(f"{row.modality} {row.fidelity.cosine_min:.5f}" for row in below)
-        raise DriftError(f"below the least cosine asked for ({least:g}): {told}")
+        worst = ", ".join(f"{row.modality} {row.fidelity.cosine_min:.5f}" for row in below)
+        raise DriftError(f"below the least cosine asked for ({least:g}): {worst}")
     if any(row.failed for row in rows):
         raise typer.Exit(4)
 
