@@ -4,8 +4,8 @@ The twin computes what the engines compute: weights are codes times scales; a dy
 group) to int8 with ``max |x| / 127`` as its step; a static one to uint8 on its calibrated grid. Only the order of float
 additions differs. What is not quantized stays in float32 here, also where an engine takes bf16.
 
-With ``ste`` the same layers train: rounding passes gradients on as if it were not there (the straight-through
-estimator; Bengio et al. 2013), clipping stops them, and the scales and ranges learn too (LSQ; Esser et al. 2020).
+The rounding of inputs passes gradients on as if it were not there (the straight-through estimator; Bengio et al. 2013),
+and clipping stops them; weights are codes and do not train (``qat_layers`` has some that do).
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from slimbind.towers.simplify import StackedFrameStem
 _DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
 
-def emulate(tower: Tower, plan: Plan, *, ste: bool = False) -> Tower:
+def emulate(tower: Tower, plan: Plan) -> Tower:
     """The tower that ``plan`` makes of ``tower``, sharing every weight that stays as it is.
 
     Args:
         tower: as the plan was made for (simplified, smoothed).
         plan: what becomes of each layer.
-        ste: layers keep their float weights as parameters and train.
 
     Raises:
         UsageError: the plan names a layer that the tower does not have, or asks for what its kind cannot do.
@@ -42,7 +41,7 @@ def emulate(tower: Tower, plan: Plan, *, ste: bool = False) -> Tower:
     for name, site in found.items():
         layer = plan.layers.get(name, LayerPlan(stored=plan.rest))
         if layer.weight is not None or layer.stored != "f32":
-            modules[name] = twin(site, layer, plan.group_size, ste=ste)
+            modules[name] = twin(site, layer, plan.group_size)
     new = replace(tower, modules)
     return _round_rest(new, plan.rest) if plan.rest != "f32" else new
 
@@ -57,24 +56,23 @@ def dynamic(x: Tensor, group: int | None = None) -> Tensor:
 
 def static(x: Tensor, range_: StaticRange) -> Tensor:
     """Round ``x`` to the 256 levels of a calibrated range; what lies outside is clipped."""
-    return _static(x, x.new_tensor(range_.scale), range_.zero_point)
+    lowest = -range_.zero_point
+    return _round((x / range_.scale).clamp(lowest, lowest + LEVELS - 1)) * range_.scale
 
 
 class Emulated(nn.Module):
     """A layer as a plan stores it: weight, the rounding of its input, and its bias.
 
-    Attributes: ``latent`` (the float weight that trains) and ``step`` (its scale) with ``ste``; else ``codes`` and
-    ``scale``, or ``stored`` where the weight stays float. ``range_step`` is the width of a level of a static input.
+    Attributes: ``codes`` and ``scale``, or ``stored`` where the weight stays float.
     """
 
     codes: Tensor
     scale: Tensor
 
-    def __init__(self, site: Site, layer: LayerPlan, group: int | None, *, ste: bool = False) -> None:
+    def __init__(self, site: Site, layer: LayerPlan, group: int | None) -> None:
         super().__init__()
         self.site = site.name
         self.layer = layer
-        self.ste = ste
         self.group = group
         self.shape = tuple(site.weight.shape)
         activation = layer.activation
@@ -94,58 +92,31 @@ class Emulated(nn.Module):
                 f"the plan's weight of {site.name} is {list(layer.weight.codes.shape)}, the tower's {list(self.shape)}",
                 hint="make the plan from this tower",
             )
-        elif ste:
-            self.latent = nn.Parameter(site.weight.clone().float())
-            self.step = nn.Parameter(layer.weight.scale.clone())
         else:
             self.register_buffer("codes", layer.weight.codes)
             self.register_buffer("scale", layer.weight.scale)
-        if isinstance(activation, StaticRange):
-            self.range_step = nn.Parameter(torch.tensor(activation.scale), requires_grad=ste)
 
     @property
     def weight(self) -> Tensor:
         """The float32 weight that the engine computes with, made anew each time: memory holds the codes alone."""
         if self.layer.weight is None:
             return self.stored.float()
-        if not self.ste:
-            return WeightCodes(self.codes, self.scale, self.layer.weight.bits).dequantize()
-        most = LARGEST[self.layer.weight.bits]
-        rows, groups = self.step.shape
-        parts = self.latent.reshape(rows, groups, -1)
-        step = self.step[..., None]
-        return (_round((parts / step).clamp(-most, most)) * step).reshape(self.shape)
+        return WeightCodes(self.codes, self.scale, self.layer.weight.bits).dequantize()
 
     def rounded(self, x: Tensor) -> Tensor:
         """The input as the engine takes it."""
         if self.layer.activation == "float":
             return x
         if isinstance(self.layer.activation, StaticRange):
-            return _static(x, self.range_step, self.layer.activation.zero_point)
+            return static(x, self.layer.activation)
         return dynamic(x, self.group)
-
-    def settled(self) -> LayerPlan:
-        """What to write: the plan it was made from, or, after training, that of what was learned."""
-        old = self.layer
-        if not self.ste or old.weight is None:
-            return old
-        most = LARGEST[old.weight.bits]
-        rows, groups = self.step.shape
-        with torch.no_grad():
-            parts = (self.latent.reshape(rows, groups, -1) / self.step[..., None]).clamp(-most, most)
-            codes = parts.round().to(torch.int8).reshape(self.shape)
-            activation = old.activation
-            if isinstance(activation, StaticRange):
-                step, zero = float(self.range_step), activation.zero_point
-                activation = StaticRange(-zero * step, (LEVELS - 1 - zero) * step)
-        return LayerPlan(WeightCodes(codes, self.step.detach().clone(), old.weight.bits), activation)
 
 
 class EmulatedLinear(Emulated):
     """``nn.Linear`` under a plan."""
 
-    def __init__(self, site: Site, layer: LayerPlan, group: int | None, *, ste: bool = False) -> None:
-        super().__init__(site, layer, group, ste=ste)
+    def __init__(self, site: Site, layer: LayerPlan, group: int | None) -> None:
+        super().__init__(site, layer, group)
         assert isinstance(site.module, nn.Linear)
         self.bias = site.module.bias
 
@@ -157,8 +128,8 @@ class EmulatedLinear(Emulated):
 class EmulatedConv(Emulated):
     """``nn.Conv2d`` or ``nn.Conv3d`` under a plan."""
 
-    def __init__(self, site: Site, layer: LayerPlan, group: int | None, *, ste: bool = False) -> None:
-        super().__init__(site, layer, group, ste=ste)
+    def __init__(self, site: Site, layer: LayerPlan, group: int | None) -> None:
+        super().__init__(site, layer, group)
         assert isinstance(site.module, nn.Conv2d | nn.Conv3d)
         self.bias = site.module.bias
         self.like = [site.module]  # in a list: its weight must not become a parameter of the twin
@@ -174,7 +145,7 @@ class EmulatedEmbedding(Emulated):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids of any shape to the rows of the table."""
-        if self.ste or self.layer.weight is None:
+        if self.layer.weight is None:
             return F.embedding(ids, self.weight)
         rows = WeightCodes(self.codes[ids.flatten().long()], self.scale[ids.flatten().long()])
         return rows.dequantize().reshape(*ids.shape, -1)
@@ -183,8 +154,8 @@ class EmulatedEmbedding(Emulated):
 class EmulatedFrames(Emulated):
     """The frame stem under a plan; its three kernels are what is stored."""
 
-    def __init__(self, site: Site, layer: LayerPlan, group: int | None, *, ste: bool = False) -> None:
-        super().__init__(site, layer, group, ste=ste)
+    def __init__(self, site: Site, layer: LayerPlan, group: int | None) -> None:
+        super().__init__(site, layer, group)
         assert isinstance(site.module, StackedFrameStem)
         self.input_shape = site.module.input_shape
         self.like = [site.module]
@@ -206,23 +177,13 @@ _TWINS: dict[str, type[Emulated]] = {
 }
 
 
-def twin(site: Site, layer: LayerPlan, group: int | None = None, *, ste: bool = False) -> Emulated:
+def twin(site: Site, layer: LayerPlan, group: int | None = None) -> Emulated:
     """One layer under a plan, its dynamic input rounded in groups of ``group``.
 
     Raises:
         UsageError: the plan does not fit the layer.
     """
-    return _TWINS[site.kind](site, layer, group, ste=ste)
-
-
-def settle(tower: nn.Module, plan: Plan) -> Plan:
-    """``plan`` with what the layers of an emulated, trained tower have learned."""
-    learned = {m.site: m.settled() for m in tower.modules() if isinstance(m, Emulated) and m.site in plan.layers}
-    return Plan({**plan.layers, **learned}, plan.rest, plan.precision, plan.group_size)
-
-
-def _static(x: Tensor, step: Tensor, zero_point: int) -> Tensor:
-    return (_round((x / step).clamp(-zero_point, LEVELS - 1 - zero_point))) * step
+    return _TWINS[site.kind](site, layer, group)
 
 
 def _round(x: Tensor) -> Tensor:

@@ -1,0 +1,180 @@
+"""Error compensation: it is GPTQ, it beats rounding where inputs are correlated, and it goes through whole towers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slimbind.artifact import Artifact
+from slimbind.errors import UsageError
+from slimbind.export.compare import samples
+from slimbind.export.job import load_tower
+from slimbind.quantize.emulate import emulate
+from slimbind.quantize.gptq import compensate, compensated
+from slimbind.quantize.plan import LARGEST, LayerPlan, Plan
+from slimbind.quantize.rounding import grouped, per_channel
+from slimbind.quantize.sites import sites
+from slimbind.towers import mini
+from slimbind.towers.simplify import simplify
+
+
+def correlated(seed, inputs=48, rank=6, n=500):
+    random = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(n, rank, generator=random) @ torch.randn(rank, inputs, generator=random)
+    return mixed + 0.3 * torch.randn(n, inputs, generator=random)
+
+
+def drawn(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def loss(weight, codes, x):
+    """The mean squared error of the outputs."""
+    return float(((codes.dequantize() - weight) @ x.t()).square().mean())
+
+
+def by_the_book(weight, moment, group, damping):
+    """GPTQ as it was published: the inverse's Cholesky factor, and each error spread over all later weights."""
+    scale = grouped(weight, group, 4, importance=moment.diagonal()).scale.double()
+    order = moment.diagonal().argsort(descending=True)
+    damped = moment[order][:, order].double()
+    damped += damping * damped.diagonal().mean() * torch.eye(len(damped))
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    left, codes = weight[:, order].double(), torch.zeros(weight.shape, dtype=torch.float64)
+    for place, column in enumerate(order.tolist()):
+        step = scale[:, column // group]
+        codes[:, column] = (left[:, place] / step).round().clamp(-7, 7)
+        error = (left[:, place] - codes[:, column] * step) / upper[place, place]
+        left[:, place:] -= error[:, None] * upper[place, place:]
+    return codes
+
+
+@pytest.mark.parametrize("group", [48, 16])
+def test_it_is_the_published_method(group):
+    x, weight = correlated(0), drawn(1, 12, 48)
+    moment = x.t() @ x / len(x)
+    assert torch.equal(compensate(weight, moment, group=group).codes.double(), by_the_book(weight, moment, group, 0.01))
+
+
+def test_columns_beyond_a_block_are_made_up_for_too(monkeypatch):
+    x, weight = correlated(2), drawn(3, 12, 48)
+    moment = x.t() @ x / len(x)
+    whole = compensate(weight, moment, group=16)
+    monkeypatch.setattr("slimbind.quantize.gptq._BLOCK", 7)
+    parts = compensate(weight, moment, group=16)
+    assert (whole.codes == parts.codes).float().mean() > 0.98  # float sums in another order may flip a tie
+    assert loss(weight, parts, x) == pytest.approx(loss(weight, whole, x), rel=0.05)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**31), st.sampled_from([(4, 16), (4, 48), (8, 48)]))
+def test_outputs_are_nearer_than_by_rounding_alone_also_on_other_inputs(seed, how):
+    bits, group = how
+    x, weight = correlated(seed, n=1000), drawn(seed + 1, 16, 48)
+    seen, unseen = x[:700], x[700:]
+    codes = compensate(weight, seen.t() @ seen / len(seen), bits=bits, group=group)
+    nearest = grouped(weight, group, bits)
+    assert loss(weight, codes, unseen) < 0.6 * loss(weight, nearest, unseen)
+    assert codes.codes.abs().max() <= LARGEST[bits] and codes.scale.shape == nearest.scale.shape
+
+
+def test_independent_inputs_leave_nothing_to_make_up_for():
+    weight = drawn(4, 8, 32)
+    assert torch.equal(compensate(weight, torch.eye(32), group=16).codes, grouped(weight, 16, 4).codes)
+
+
+def test_an_input_that_is_always_zero_changes_nothing():
+    x, weight = correlated(5), drawn(6, 8, 48)
+    x[:, 3] = 0
+    codes = compensate(weight, x.t() @ x / len(x), group=16)
+    assert loss(weight, codes, x) < loss(weight, grouped(weight, 16, 4), x)
+    nothing = compensate(weight, torch.zeros(48, 48), group=16)
+    assert torch.equal(nothing.codes, grouped(weight, 16, 4).codes)
+
+
+def test_fewer_rows_than_inputs_are_enough_with_damping():
+    x, weight = correlated(7, n=20), drawn(8, 8, 48)
+    moment = x.t() @ x / len(x)
+    assert loss(weight, compensate(weight, moment, group=16), x) < loss(weight, grouped(weight, 16, 4), x)
+    with pytest.raises(ValueError, match="depend on each other; damping 0.0 is not enough"):
+        compensate(weight, moment - 0.01 * torch.eye(48), group=16, damping=0.0)
+
+
+def test_the_moment_is_left_as_it_was():
+    x = correlated(9)
+    moment = x.t() @ x
+    before = moment.clone()
+    compensate(drawn(10, 4, 48), moment, group=16)
+    assert torch.equal(moment, before)
+
+
+def test_mistakes_are_told():
+    with pytest.raises(ValueError, match=r"the moment is \[4, 4\], the weight has 8 inputs"):
+        compensate(torch.ones(2, 8), torch.eye(4))
+    with pytest.raises(ValueError, match="second moment is infinite or not a number"):
+        compensate(torch.ones(2, 4), torch.full((4, 4), float("nan")))
+
+
+def plan_for(tower, bits=4, group=8, activation="float"):
+    layers = {}
+    for name, site in sites(tower).items():
+        small = site.kind == "linear" and site.weight.shape[1] % group == 0
+        codes = grouped(site.weight, group, bits) if small else grouped(site.weight, site.group_of, 8)
+        layers[name] = LayerPlan(codes, activation if small else "float")
+    return Plan(layers, group_size=group if activation == "dynamic" else None)
+
+
+def worst(tower, plan, inputs):
+    with torch.no_grad():
+        other = emulate(tower, plan)
+        return min(float((tower(x) * other(x)).sum(1).min()) for x in inputs)
+
+
+@pytest.mark.parametrize("modality", ["vision", "text", "imu"])
+def test_a_whole_transformer_says_more_of_what_it_said(split_folder, modality):
+    tower = simplify(load_tower(Artifact.open(split_folder), modality))
+    torch.manual_seed(0)
+    plan = plan_for(tower)
+    inputs = list(samples(tower))
+    told = []
+    better = compensated(tower, inputs, plan, progress=lambda done, total: told.append((done, total)))
+    assert worst(tower, better, inputs) > worst(tower, plan, inputs)
+    changed = [name for name, layer in better.layers.items() if layer is not plan.layers[name]]
+    assert changed == [name for name, site in sites(tower).items() if site.kind == "linear"]
+    assert told == [(number, len(changed)) for number in range(1, len(changed) + 1)]
+    for name in changed:
+        assert better.layers[name].weight.scale.shape == plan.layers[name].weight.scale.shape
+
+
+def test_an_unsimplified_tower_and_rounded_inputs(split_folder):
+    tower = load_tower(Artifact.open(split_folder), "audio")
+    inputs = list(samples(tower))
+    plan = plan_for(tower, activation="dynamic")
+    better = compensated(tower, inputs, plan)
+    assert worst(tower, better, inputs) > worst(tower, plan, inputs)
+    assert all(better.layers[name].activation == layer.activation for name, layer in plan.layers.items())
+    assert better.group_size == plan.group_size
+
+
+def test_other_towers_are_observed_at_once():
+    torch.manual_seed(0)
+    tower = mini.build("text", {**mini.TEXT_CONFIG, "depth": 1, "vocabulary": 50}).eval()
+    inputs = [tower.example(4) for _ in range(8)]
+    plan = plan_for(tower, group=64)
+    better = compensated(tower, inputs, plan)
+    assert worst(tower, better, inputs) > worst(tower, plan, inputs)
+
+
+def test_layers_without_codes_are_left_alone(split_folder):
+    tower = simplify(load_tower(Artifact.open(split_folder), "imu"))
+    plan = Plan({"blocks.0.mlp.fc1": LayerPlan(per_channel(tower.blocks[0].mlp.fc1.weight)), "stem.proj": LayerPlan()})
+    better = compensated(tower, [tower.example(2)], plan)
+    assert better.layers["stem.proj"] == LayerPlan() and set(better.layers) == set(plan.layers)
+
+
+def test_no_batches_is_an_error(split_folder):
+    tower = load_tower(Artifact.open(split_folder), "imu")
+    with pytest.raises(UsageError, match="nothing to calibrate with"):
+        compensated(tower, [], plan_for(tower))
