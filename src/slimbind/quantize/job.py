@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,17 +22,22 @@ from slimbind.evaluate import fidelity
 from slimbind.evaluate.speed import in_turns
 from slimbind.export.job import WRITERS, load_tower
 from slimbind.modalities import MODALITIES, check_modality
+from slimbind.quantize import mixed
 from slimbind.quantize.calibration import Calibration, gather
+from slimbind.quantize.hollow import hollow
 from slimbind.quantize.plan import Plan
+from slimbind.quantize.recipe import Recipe
 from slimbind.quantize.report import Progress, Report, silent
-from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Scheme
+from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Mixed, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
+from slimbind.quantize.sites import sites
 from slimbind.quantize.work import Work, place
 from slimbind.runtime.cpu import int8_note
-from slimbind.runtime.engine import INPUT, Options
+from slimbind.runtime.engine import INPUT, Options, files_of
 from slimbind.runtime.engine import engine as runtime_engine
-from slimbind.runtime.memory import trim_heap
+from slimbind.runtime.memory import drop_file_pages, returning_blocks, trim_heap
 from slimbind.runtime.threads import resolve_threads
+from slimbind.towers import registry
 from slimbind.towers.layers import Tower
 from slimbind.towers.simplify import simplify
 
@@ -87,6 +92,7 @@ def quantize(
     check_destination(Path(destination), overwrite=overwrite)
     artifact = Artifact.open(source)
     entries = _entries(artifact, modalities)
+    _check_settings(config, artifact, entries)
     estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK
     check_space(Path(destination), int(estimate))
     if config.multiplies_int8 and int8_note():
@@ -156,6 +162,17 @@ def _entries(artifact: Artifact, modalities: Iterable[str] | None) -> dict[str, 
     return found
 
 
+def _check_settings(config: Scheme, artifact: Artifact, entries: Mapping[str, TowerEntry]) -> None:
+    """Refuse a budget that says nothing, and a recipe with a rule that decides nothing, before any work is done."""
+    if not isinstance(config, Mixed):
+        return
+    mixed.check(config)
+    if config.recipe is not None:
+        family = artifact.manifest.model.family
+        bare = {name: simplify(registry.build(family, name, entry.config)) for name, entry in entries.items()}
+        Recipe.from_json(config.recipe).check({name: list(sites(tower)) for name, tower in bare.items()})
+
+
 def _check(entry: TowerEntry, modality: str, config: Scheme, *, force: bool, note: Callable[[str], None]) -> None:
     """Refuse a tower below its scheme's threshold, unless forced."""
     assert entry.fidelity is not None
@@ -186,12 +203,17 @@ class _Job:
     def tower(self, modality: str, entry: TowerEntry, data: Calibration, writer: ArtifactWriter) -> None:
         """Quantize one tower, write it, and measure what was written."""
 
+        weights = files_of(self.artifact.folder, entry)
+
         def progress(stage: str, total: int) -> Callable[[int], None]:
+            # What a stage has read of the weights' file, and what it has freed, would count for the next one too.
+            drop_file_pages(weights)
+            trim_heap()
             return self.progress(f"{modality}: {stage}", total)
 
         folder = writer.folder(modality)
         inputs = list(data.held_out())
-        with _threads(self.options.threads):
+        with returning_blocks(), _threads(self.options.threads):
             tower = load_tower(self.artifact, modality)
             reference = _embed(tower, inputs, progress)
             plan, made = self._write(tower, folder, data, progress)
@@ -225,8 +247,11 @@ class _Job:
             eager.write(baseline, folder, self.config.name)
             return Plan(), Report(layers=0)
         tower, plan, made = self.config.make(simplify(tower), data, progress)
+        tower = hollow(tower, plan)
         progress("writing", 1)
         WRITERS[self.engine][0](tower, folder, plan)
+        if isinstance(self.config, Mixed):
+            (folder / "recipe.json").write_text(mixed.recipe_of(made).to_json(), encoding="utf-8")
         return plan, made
 
     def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 _MADV_DONTNEED = 4
 _PAGE_KIB = 1024
+_M_MMAP_THRESHOLD = -3
 
 
 def resident_bytes() -> int | None:
@@ -37,6 +39,24 @@ def trim_heap() -> None:
     libc = _libc()
     if libc is not None and hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+@contextmanager
+def returning_blocks() -> Iterator[None]:
+    """While weights are rewritten: blocks of some MiB go back to the system as soon as they are freed.
+
+    By default glibc keeps freed blocks of up to 32 MiB for later, and a tower that is rewritten layer by layer leaves
+    holes of about its own size. Costs time where such blocks come and go (about a tenth of a forward pass).
+    """
+    libc = _libc()
+    known = libc is not None and hasattr(libc, "mallopt")
+    if libc is not None and known:
+        libc.mallopt(_M_MMAP_THRESHOLD, 4 << 20)
+    try:
+        yield
+    finally:
+        if libc is not None and known:
+            libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # what glibc's own adapting ends at
 
 
 def drop_file_pages(files: Iterable[Path]) -> int:
