@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -48,9 +51,10 @@ def test_the_names_are_told(tmp_path):
     [
         (np.zeros((2, 1, 16, 17)), r"depth is float64 \[2, 1, 16, 17\]; wanted: floats \[n, 1, 16, 16\]"),
         (np.zeros((2, 16, 16)), "wanted: floats"),
-        (np.zeros((0, 1, 16, 16)), "wanted: floats"),
+        (np.zeros((0, 1, 16, 16)), "depth holds an empty array"),
         (np.zeros((2, 1, 16, 16), np.uint8), "depth is uint8"),
-        (np.zeros((2, 1, 16, 16), bool), "depth is bool"),
+        (np.zeros((2, 1, 16, 16), bool), "depth holds values of type bool"),
+        (np.zeros((2, 1, 16, 16), complex), "depth holds values of type complex"),
         (np.full((2, 1, 16, 16), np.nan), "NaN or infinite"),
         (np.array(1.0), "wanted: floats"),
     ],
@@ -73,6 +77,18 @@ def test_a_missing_array_names_those_that_are_there(tmp_path):
         read_npz(tmp_path / "x.npz", "depth", DepthSpec())
     with pytest.raises(UsageError, match="no such file"):
         read_npz(tmp_path / "y.npz", "depth", DepthSpec())
+
+
+def test_an_array_that_promises_more_than_anybody_has_is_not_believed(tmp_path):
+    """Some kilobytes of zeros, deflated, that would be terabytes in memory."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40, 1, 16, 16)}
+    )
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("depth.npy", header.getvalue() + bytes(1 << 20))
+    with pytest.raises(UsageError, match="depth holds 281474976710656 numbers; the limit is"):
+        read_npz(tmp_path / "x.npz", "depth", DepthSpec(size=16))
 
 
 def test_what_is_no_archive_is_refused(tmp_path):

@@ -9,7 +9,7 @@ import typer
 from slimbind.cli import console, options
 
 if TYPE_CHECKING:
-    from slimbind.artifact import Artifact
+    from slimbind.artifact import Artifact, Fidelity
 
 
 def info(
@@ -78,13 +78,15 @@ def _print_text(artifact: Artifact) -> None:
         out.print()
         out.print(Text(f"{name}: {settings}"))
         if entry.fidelity is not None:
-            told = entry.fidelity
-            out.print(
-                Text(
-                    f"{name}: cosine to fp32 {told.cosine_mean:.5f} mean, {told.cosine_min:.5f} least, "
-                    f"over {told.samples} inputs ({told.data})"
-                )
-            )
+            out.print(Text(f"{name}: {_fidelity(entry.fidelity)}"))
+
+
+def _fidelity(told: Fidelity) -> str:
+    """One line on what a tower lost."""
+    line = f"cosine to fp32 {told.cosine_mean:.5f} mean, {told.cosine_min:.5f} least"
+    if told.centred_mean is not None and told.centred_min is not None:
+        line += f"; centred {told.centred_mean:.5f} mean, {told.centred_min:.5f} least"
+    return f"{line}; over {told.samples} inputs ({told.data})"
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbind.errors import UsageError
+from slimbind.errors import MediaError, UsageError
+from slimbind.media import arrays
+from slimbind.media.source import Source
 from slimbind.media.spec import AudioSpec, DepthSpec, ImageSpec, ImuSpec, PreprocessSpec, TextSpec, ThermalSpec
+
+_MOST = 1 << 29  # numbers in an array: 2 GiB, three thousand photographs
 
 
 def read_npz(path: Path, modality: str, spec: PreprocessSpec) -> list[NDArray[np.generic]]:
@@ -31,11 +35,13 @@ def read_npz(path: Path, modality: str, spec: PreprocessSpec) -> list[NDArray[np
         UsageError: no such file or array, not numbers, another shape, or values that are NaN or infinite.
     """
     mend = f"save it with numpy.savez(path, {modality}=array), the first axis being the items"
-    with _opened(path) as data:
-        names = sorted(data)
+    with _opened(path) as archive:
+        names = _names(archive)
         if modality not in names:
             raise UsageError(f"{path} has no array {modality!r}; it has {', '.join(names) or 'none'}", hint=mend)
-        array = data[modality]
+        info = archive.getinfo(f"{modality}.npy")
+        with archive.open(info) as file:
+            array = arrays.read_npy(Source(modality, file, info.file_size), max_elements=_MOST, mend="give fewer items")
     is_text = isinstance(spec, TextSpec)
     shapes = _views(spec)
     fits = array.ndim == 2 if is_text else array.shape[1:] in shapes
@@ -55,26 +61,36 @@ def names_in(path: Path) -> tuple[str, ...]:
     Raises:
         UsageError: it is none.
     """
-    with _opened(path) as data:
-        return tuple(sorted(data))
+    with _opened(path) as archive:
+        return _names(archive)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Mapping[str, NDArray[np.generic]]]:
-    """The archive; whatever is wrong with it, also while its arrays are read, is one kind of error."""
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; whatever is wrong with it, also while its arrays are read, is one kind of error.
+
+    Not numpy's own reader: that one believes an array's header, and a few bytes can promise any amount of zeros.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file", hint="check the path")
     try:
-        # Opened here, because numpy leaves a file open that turns out to be no archive.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as data:
-            if not isinstance(data, Mapping):
-                raise ValueError("a single array")
-            yield data
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        # TypeError (AttributeError until Python 3.10): a .npy under this name is no archive that can be entered.
-        raise UsageError(
-            f"{path} is not a .npz of plain arrays: {error}", hint="save it with numpy.savez(path, vision=array, ...)"
-        ) from error
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: it wants a password. NotImplementedError: packed in a way that Python does not know.
+        raise _not_plain(path, str(error)) from error
+    except MediaError as error:
+        raise _not_plain(path, f"{error.item} {error.reason}") from error
+
+
+def _not_plain(path: Path, reason: str) -> UsageError:
+    return UsageError(
+        f"{path} is not a .npz of plain arrays: {reason}", hint="save it with numpy.savez(path, vision=array, ...)"
+    )
+
+
+def _names(archive: zipfile.ZipFile) -> tuple[str, ...]:
+    return tuple(sorted(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")))
 
 
 def _views(spec: PreprocessSpec) -> tuple[tuple[int, ...], ...]:
