@@ -89,8 +89,8 @@ def shipped(modality: str) -> Samples:
 def from_path(path: Path, modality: str, *, alone: bool) -> Samples:
     """The items of ``modality`` in a folder and the folders below it, sorted by name; none found is no error here.
 
-    What lies in a subfolder called like the modality belongs to it, whatever of the types it reads. Elsewhere a file's
-    type decides; types that several modalities share (a ``.png``: photograph or depth map) count only when ``alone``,
+    What lies in a subfolder called like a modality belongs to that one alone, whatever of the types it reads. Elsewhere
+    a file's type decides; types that several modalities share (a ``.png``: photograph or depth map) count only when ``alone``,
     that is when nothing else is looked for. Texts are the lines of ``.txt`` files, and one such file may be named
     instead of a folder. Names that begin with a dot are left out.
 
@@ -105,12 +105,16 @@ def from_path(path: Path, modality: str, *, alone: bool) -> Samples:
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}", hint="check the path")
     own = path / modality
+    if own.is_dir():
+        files = _files(own)
+    else:
+        others = MODALITIES.keys() - {modality}
+        files = [file for file in _files(path) if file.relative_to(path).parts[0] not in others]
     info = MODALITIES[modality]
     if modality == "text":
-        files = [file for file in _files(own if own.is_dir() else path) if file.suffix.lower() == SENTENCES]
-        return Samples([line for file in files for line in _lines(file)], source)
+        return Samples([line for file in files if file.suffix.lower() == SENTENCES for line in _lines(file)], source)
     suffixes = info.suffixes | info.explicit_suffixes if alone or own.is_dir() else info.suffixes
-    return Samples([file for file in _files(own if own.is_dir() else path) if file.suffix.lower() in suffixes], source)
+    return Samples([file for file in files if file.suffix.lower() in suffixes], source)
 
 
 def contents(path: Path) -> str:
