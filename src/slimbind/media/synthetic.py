@@ -34,7 +34,8 @@ def depth(number: int) -> NDArray[np.float32]:
         np.minimum(box, random.uniform(0.8, 5.0) + lean, out=box)
     scene += random.normal(0, 0.002, scene.shape) * scene**2  # the error of stereo grows with the square
     scene[random.random(scene.shape) < random.uniform(0, 0.03)] = 0
-    return scene.astype(np.float32)
+    single: NDArray[np.float32] = scene.astype(np.float32)
+    return single
 
 
 def thermal(number: int) -> NDArray[np.float32]:
@@ -55,7 +56,8 @@ def thermal(number: int) -> NDArray[np.float32]:
         blend = 1 / (1 + np.exp(np.minimum((distance - 1) * 8, 60)))
         scene += (warm - scene) * blend
     scene += random.normal(0, 0.05, scene.shape)
-    return scene.astype(np.float32)
+    single: NDArray[np.float32] = scene.astype(np.float32)
+    return single
 
 
 def imu(number: int) -> NDArray[np.float32]:
