@@ -14,10 +14,12 @@ from torch.nn import functional as F
 
 from slimbind.errors import UsageError
 from slimbind.quantize import activations, rounding, sites
+from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
 from slimbind.quantize.plan import LEVELS, LayerPlan, Plan, StaticRange
-from slimbind.quantize.qat import QatConfig, refine
+from slimbind.quantize.qat import QatConfig, anchors, finish, refine
 from slimbind.quantize.qat_layers import LearnedLayer, _Levels, straight
+from slimbind.quantize.report import Report
 from slimbind.towers import registry
 from slimbind.towers.simplify import simplify
 
@@ -71,7 +73,7 @@ def test_it_recovers_what_was_lost_also_on_inputs_it_never_saw(made):
     tower = tower_of(*made)
     plan = static_plan(tower, inputs(tower, 16, 1))
     held = inputs(tower, 16, 2)
-    done = refine(tower, plan, batches(tower), [held], QatConfig(steps=20, every=10))
+    done = refine(tower, plan, batches(tower), [held], QatConfig(steps=24, every=8, rate=0.01, range_rate=0.01))
     fresh = inputs(tower, 32, 3)
     before = 1 - cosines(tower, emulate(tower, plan), fresh).mean()
     after = 1 - cosines(tower, emulate(done.tower, done.plan), fresh).mean()
@@ -147,7 +149,9 @@ def test_layers_that_cannot_learn_stay_as_planned():
     }
     del layers["adapt"]
     plan = Plan(layers, rest="bf16")
-    done = refine(tower, plan, batches(tower), [inputs(tower, 8, 2)], QatConfig(steps=20, every=10))
+    done = refine(
+        tower, plan, batches(tower), [inputs(tower, 8, 2)], QatConfig(steps=24, every=8, rate=0.01, range_rate=0.01)
+    )
     assert done.after.cosine_mean > done.before.cosine_mean
     assert done.plan.layers["tokens"] is plan.layers["tokens"]
     assert done.tower.tokens is tower.tokens and done.tower.adapt is tower.adapt
@@ -225,3 +229,42 @@ def test_an_end_at_zero_stays_there(clip):
     done = refine(tower, Plan(ranges), batches(tower), [inputs(tower, 8, 2)], QatConfig(steps=6, every=3))
     assert done.plan.layers[name].activation.low == 0.0
     assert done.plan.layers[name].activation.high != 1.0
+
+
+def test_blocks_are_those_of_the_outermost_lists():
+    assert anchors(tower_of("clip", "vision", CLIP)) == ("blocks.0", "blocks.1")
+    assert anchors(tower_of("mini", "text", TEXT)) == ("layers.0",)
+    assert anchors(tower_of("clip", "vision", RESNET)) == ("stages.0", "stages.1", "stages.2", "stages.3")
+
+
+def test_what_blocks_give_comes_nearer_where_it_is_learned(clip):
+    tower, plan = clip
+    x, found = inputs(tower, 16, 3), {}
+    for blocks in (True, False):
+        config = QatConfig(steps=16, every=16, rate=0.01, range_rate=0.01, blocks=blocks)
+        done = refine(tower, plan, batches(tower), [inputs(tower, 8, 2)], config)
+        outputs = []
+        for one in (tower, emulate(done.tower, done.plan)):
+            handle = one.get_submodule("blocks.0").register_forward_hook(lambda *args, o=outputs: o.append(args[-1]))
+            with torch.inference_mode():
+                one(x)
+            handle.remove()
+        found[blocks] = F.mse_loss(outputs[1], outputs[0])
+    assert found[True] < found[False]
+
+
+def test_a_scheme_is_finished_on_its_calibration_data(clip):
+    tower, plan = clip
+    calibration = Calibration(items=[inputs(tower, 1, seed).numpy() for seed in range(40)], held=[], source="made up")
+    told = []
+    made = finish(
+        (tower, plan, Report(layers=len(plan.layers), settings={"a": 1})),
+        tower,
+        calibration,
+        30,
+        lambda stage, total: told.append((stage, total)) or told.append,
+    )
+    assert told[0] == ("fine-tuning", 30) and told[-1] == made[2].settings["qat"]["steps"]
+    assert made[2].settings["a"] == 1
+    assert made[2].settings["qat"]["after"]["cosine_mean"] > made[2].settings["qat"]["before"]["cosine_mean"]
+    assert made[1].layers.keys() == plan.layers.keys()

@@ -1,38 +1,39 @@
 """Fine-tuning while quantized: a tower learns to say, in 8 or 4 bits, what it said in float32. No labels are needed.
 
 The tower is its own teacher: on unlabeled inputs the quantized embeddings are pulled towards the float32 ones by
-their cosine. Codes, scales, ranges and biases of the planned layers learn; norms and everything the plan leaves alone
-do not. What is kept is the state that did best on held-out inputs, the beginning included, so that it is never worse
-than that.
+their cosine, and what each block gives towards what it gave (as FitNets' hints do, Romero et al. 2014): a few hundred
+inputs say more about every layer than their embeddings alone. Codes, scales, ranges and biases of the planned layers
+learn; norms and everything the plan leaves alone do not. What is kept is the state that did best on held-out inputs,
+the beginning included, so that it is never worse than that.
 
-The cosine after subtracting the mean embedding is measured, but not learned from: where a tower's embeddings hardly
-differ from their mean it says nothing of the mean, and learning from it lost that.
+The mean-subtracted cosine is measured, but not learned from: it has no say over the mean itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimbind.errors import UsageError
 from slimbind.quantize import sites
+from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
-from slimbind.quantize.plan import Plan, StaticRange
+from slimbind.quantize.plan import Plan
+from slimbind.quantize.qat_checkpoint import Score, State, digest_of, load, save
 from slimbind.quantize.qat_layers import LearnedLayer
+from slimbind.quantize.report import Progress as Told
+from slimbind.quantize.schemes import Made
 from slimbind.towers.layers import Tower
 
+BATCH = 8  # items that are learned from at once
 Batches = Callable[[int], Iterable[Tensor]]  # number of a pass over the data -> its batches, the same every time
 
 
@@ -47,15 +48,17 @@ class QatConfig:
         warmup: share of the steps in which the rate grows; then it falls along a cosine.
         every: steps between two looks at the held-out inputs.
         patience: looks without a better result after which it ends early.
-        seed: of whatever is random in the tower or the data.
+        blocks: also learn what each block gives, not the embedding alone.
+        seed: of whatever is random in the tower.
     """
 
     steps: int = 300
-    rate: float = 0.01
-    range_rate: float = 0.01
+    rate: float = 0.003
+    range_rate: float = 0.001
     warmup: float = 0.1
     every: int = 25
     patience: int = 6
+    blocks: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,17 +72,6 @@ class QatConfig:
         ):
             if not ok:
                 raise UsageError(f"{name} of the fine-tuning is {getattr(self, name)}; allowed is {allowed}")
-
-
-@dataclass(frozen=True)
-class Score:
-    """How the quantized tower agrees with the float32 one on the held-out inputs: cosines, plain and centred."""
-
-    step: int
-    cosine_mean: float
-    cosine_min: float
-    centred_mean: float
-    centred_min: float
 
 
 @dataclass(frozen=True)
@@ -148,6 +140,46 @@ def refine(
     return _Run(tower, teacher or tower, plan, learned, batches, held_out, config, checkpoint, progress).go()
 
 
+def finish(
+    made: Made, teacher: Tower, calibration: Calibration, steps: int, progress: Told, *, checkpoint: Path | None = None
+) -> Made:
+    """Fine-tune what a scheme made, on its calibration data: one batch in five is held out from it.
+
+    Args:
+        made: the tower, plan and report of the scheme.
+        teacher: the tower that the scheme was given.
+        calibration: some hundred items or more; with fewer it learns those by heart, and stops early.
+        steps: batches of ``BATCH`` items to learn from.
+        progress: is told of one stage.
+        checkpoint: see ``refine``.
+
+    Raises:
+        UsageError: see ``refine``.
+    """
+    tower, plan, report = made
+    found = list(calibration.batches(BATCH))
+    held = found[::5]
+    kept = [batch for number, batch in enumerate(found) if number % 5] or found
+
+    def batches(number: int) -> Iterator[Tensor]:
+        order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(number)).tolist()
+        return (kept[place] for place in order)
+
+    done = progress("fine-tuning", steps)
+    refined = refine(
+        tower,
+        plan,
+        batches,
+        held,
+        QatConfig(steps=steps),
+        teacher=teacher,
+        checkpoint=checkpoint,
+        progress=lambda told: done(told.step),
+    )
+    learned = {"steps": refined.steps, "before": asdict(refined.before), "after": asdict(refined.after)}
+    return refined.tower, refined.plan, report.model_copy(update={"settings": report.settings | {"qat": learned}})
+
+
 def _layers(tower: Tower, plan: Plan) -> dict[str, LearnedLayer]:
     found = {}
     for name, site in sites.sites(tower).items():
@@ -155,15 +187,6 @@ def _layers(tower: Tower, plan: Plan) -> dict[str, LearnedLayer]:
         if layer is not None and layer.weight is not None and isinstance(site.module, nn.Linear | nn.Conv2d):
             found[name] = LearnedLayer(site.module, layer, plan.group_size)
     return found
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds besides tensors."""
-
-    step: int = 0
-    best: int = 0  # index into scores
-    scores: list[Score] = field(default_factory=list)
 
 
 class _Run:
@@ -188,19 +211,25 @@ class _Run:
             name: value for name, value in sorted(self.modules.named_parameters()) if value.requires_grad
         }
         self.optimizer = torch.optim.Adam(_groups(self.modules, config), betas=(0.9, 0.99))
+        self.anchors = anchors(tower) if config.blocks else ()
         self.kept: dict[str, Tensor] = {}
-        self.state = _State()
+        self.state = State()
 
     def go(self) -> Refined:
-        config, state = self.config, self.state
+        config = self.config
         torch.manual_seed(config.seed)
-        self.digest = _digest(self.tower, self.plan, config)
+        self.digest = digest_of(self.tower, self.plan, asdict(config))
         with torch.no_grad():
             targets = [self.teacher(batch) for batch in self.held_out]
         self.centre = torch.cat(targets).mean(0)
-        if not self._resume():
-            self._look(targets)
-            self.progress(Progress(0, config.steps, None, state.scores[-1]))
+        begun = None
+        if self.checkpoint is not None:
+            begun = load(self.checkpoint, self.digest, self.parameters, self.optimizer)
+        if begun is not None:
+            self.state, self.kept = begun
+        else:
+            self.progress(Progress(0, config.steps, None, self._look(targets)))
+        state = self.state
         for batch in self._stream():
             loss = self._learn(batch)
             score = None
@@ -231,12 +260,16 @@ class _Run:
         return state.step >= self.config.steps or len(state.scores) - 1 - state.best >= self.config.patience
 
     def _learn(self, batch: Tensor) -> float:
-        with torch.no_grad():
+        with torch.no_grad(), _watched(self.teacher, self.anchors) as aims:
             target = self.teacher(batch)
         share = _share(self.state.step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * share
-        loss = (1 - F.cosine_similarity(self.student(batch), target)).mean()
+        with _watched(self.student, self.anchors) as found:
+            loss = (1 - F.cosine_similarity(self.student(batch), target)).mean()
+        if self.anchors:
+            parts = [_missed(mine, aim) for mine, aim in zip(found, aims, strict=True)]
+            loss = loss + torch.stack(parts).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
@@ -256,54 +289,9 @@ class _Run:
         if not self.kept or score.cosine_mean > state.scores[state.best].cosine_mean:
             state.best = len(state.scores) - 1
             self.kept = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._save()
+        if self.checkpoint is not None:
+            save(self.checkpoint, self.digest, self.parameters, self.optimizer, self.kept, state)
         return score
-
-    def _save(self) -> None:
-        if self.checkpoint is None:
-            return
-        tensors = {f"now/{name}": value.detach().contiguous() for name, value in self.parameters.items()}
-        tensors |= {f"best/{name}": value for name, value in self.kept.items()}
-        for name, value in self.parameters.items():
-            moments = self.optimizer.state.get(value, {})
-            tensors |= {f"{key}/{name}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
-        told = asdict(self.state) | {"digest": self.digest}
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.checkpoint.with_name(self.checkpoint.name + ".partial")
-        try:
-            save_file(tensors, partial, metadata={"qat": json.dumps(told)})
-            os.replace(partial, self.checkpoint)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _resume(self) -> bool:
-        path = self.checkpoint
-        if path is None or not path.exists():
-            return False
-        try:
-            with safe_open(path, framework="pt") as file:
-                told: dict[str, Any] = json.loads((file.metadata() or {})["qat"])
-                if told.pop("digest") != self.digest:
-                    raise UsageError(
-                        f"{path} belongs to the fine-tuning of another tower, plan or setting",
-                        hint="remove it, or fine-tune with what it was begun with",
-                    )
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-            self.state.step, self.state.best = int(told["step"]), int(told["best"])
-            self.state.scores = [Score(**score) for score in told["scores"]]
-            with torch.no_grad():
-                for name, value in self.parameters.items():
-                    value.copy_(tensors[f"now/{name}"])
-                    if self.state.step:
-                        self.optimizer.state[value] = {
-                            "step": torch.tensor(float(self.state.step)),
-                            "exp_avg": tensors[f"exp_avg/{name}"],
-                            "exp_avg_sq": tensors[f"exp_avg_sq/{name}"],
-                        }
-            self.kept = {name: tensors[f"best/{name}"] for name in self.parameters}
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
-            raise UsageError(f"{path} is no checkpoint of a fine-tuning: {error}", hint="remove it") from error
-        return True
 
     def _finish(self) -> Refined:
         with torch.no_grad():
@@ -319,6 +307,36 @@ class _Run:
             scores=tuple(state.scores),
             steps=state.step,
         )
+
+
+def anchors(tower: Tower) -> tuple[str, ...]:
+    """The blocks of a tower, by name: entries of its outermost lists that are made of layers themselves."""
+    lists = {name: m for name, m in tower.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential)}
+    outer = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
+    return tuple(
+        f"{name}.{entry}" for name in outer for entry, module in lists[name].named_children() if len(module._modules)
+    )
+
+
+@contextmanager
+def _watched(tower: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
+    """Collects what the modules of these names give, in the order they run."""
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
+        found.append(output)
+
+    handles = [tower.get_submodule(name).register_forward_hook(keep) for name in names]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _missed(found: Tensor, aim: Tensor) -> Tensor:
+    """The squared error as a share of how far the aim spreads around its mean."""
+    return F.mse_loss(found, aim) / aim.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _rest_emulated(tower: Tower, plan: Plan, learned: dict[str, LearnedLayer]) -> Tower:
@@ -346,16 +364,3 @@ def _share(step: int, config: QatConfig) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, config.steps - rising)))
-
-
-def _digest(tower: Tower, plan: Plan, config: QatConfig) -> str:
-    """What a checkpoint must agree on: settings, ranges, codes, and the tower they are of."""
-    digest = hashlib.sha256(json.dumps([asdict(config), tower.family, tower.modality, tower.config]).encode())
-    for name, layer in sorted(plan.layers.items()):
-        activation = layer.activation
-        told = [activation.low, activation.high] if isinstance(activation, StaticRange) else activation
-        digest.update(json.dumps([name, told]).encode())
-        if layer.weight is not None:
-            for tensor in (layer.weight.codes, layer.weight.scale):
-                digest.update(tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()
