@@ -90,9 +90,9 @@ def from_path(path: Path, modality: str, *, alone: bool) -> Samples:
     """The items of ``modality`` in a folder and the folders below it, sorted by name; none found is no error here.
 
     What lies in a subfolder called like a modality belongs to that one alone, whatever of the types it reads. Elsewhere
-    a file's type decides; types that several modalities share (a ``.png``: photograph or depth map) count only when ``alone``,
-    that is when nothing else is looked for. Texts are the lines of ``.txt`` files, and one such file may be named
-    instead of a folder. Names that begin with a dot are left out.
+    a file's type decides; types that several modalities share (a ``.png``: photograph or depth map) count only when
+    ``alone``, that is when nothing else is looked for. Texts are the lines of ``.txt`` files, and one such file may be
+    named instead of a folder. Names that begin with a dot are left out.
 
     Raises:
         UsageError: there is no such folder, or sentences cannot be read.

@@ -47,7 +47,7 @@ def make(tower: Tower, calibration: Calibration, config: Mixed, progress: Progre
     check(config)
     found = sites(tower)
     recipe = None if config.recipe is None else Recipe.from_json(config.recipe)
-    if recipe is not None:
+    if recipe is not None and not recipe.assign(tower.modality, found):
         recipe.only(tower.modality).check({tower.modality: found})
     data = Data(calibration)
     reference = embed(tower, data.judge())
@@ -138,18 +138,22 @@ class _Mix:
     def plan(self, choice: Choice) -> Plan:
         """The plan of a choice; layers that it does not name are stored as ``rest``."""
         layers = {}
+        # OpenVINO rounds the inputs of all whole-number matrices of a tower, or of none.
+        float_inputs = any(s == "int8-weight" and self.sites[name].kind == "linear" for name, (s, _) in choice.items())
+        rounded = any(s == "int8-dynamic" for s, _ in choice.values())
+        dynamic = None if float_inputs and not rounded else self.dynamic
         for name, (scheme, group) in choice.items():
             seen = self.stats.get(name)
             layers[name] = layer_plan(
                 self.sites[name],
                 scheme,
                 group=group,
-                dynamic=self.dynamic,
+                dynamic=dynamic,
                 range_=None if seen is None else seen.ranges["minmax"],
                 importance=None if seen is None else seen.square,
             )
         assert self.rest in ("f32", "f16", "bf16")
-        return Plan(layers, self.rest, precision_of(self.tower), self.dynamic)  # type: ignore[arg-type]
+        return Plan(layers, self.rest, precision_of(self.tower), dynamic)  # type: ignore[arg-type]
 
     def bytes(self, choice: Choice) -> int:
         """What the tower's files will take, the graph's text included."""
