@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,7 @@ def quantize(
     from slimbind.errors import MissingExtraError
 
     try:
-        import torch  # noqa: F401
+        import_module("torch")  # by name: nothing here needs it but what is imported next
     except ImportError as error:
         raise MissingExtraError("PyTorch", extra="build") from error
     from slimbind.quantize import job
