@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,14 +13,17 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from slimbind.artifact import Artifact
 from slimbind.errors import UsageError
-from slimbind.quantize import activations, rounding, sites
+from slimbind.quantize import activations, qat, rounding, sites
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
+from slimbind.quantize.job import quantize
 from slimbind.quantize.plan import LEVELS, LayerPlan, Plan, StaticRange
 from slimbind.quantize.qat import QatConfig, anchors, finish, refine
 from slimbind.quantize.qat_layers import LearnedLayer, _Levels, straight
 from slimbind.quantize.report import Report
+from slimbind.quantize.schemes import Int8Static
 from slimbind.towers import registry
 from slimbind.towers.simplify import simplify
 
@@ -268,3 +272,37 @@ def test_a_scheme_is_finished_on_its_calibration_data(clip):
     assert made[2].settings["a"] == 1
     assert made[2].settings["qat"]["after"]["cosine_mean"] > made[2].settings["qat"]["before"]["cosine_mean"]
     assert made[1].layers.keys() == plan.layers.keys()
+
+
+def test_a_job_fine_tunes_and_goes_on_where_it_was_stopped(split_folder, tmp_path, monkeypatch):
+    """The whole job, on the tower whose inputs are cheapest to make."""
+    rng = np.random.default_rng(0)
+    config = Artifact.open(split_folder).tower("imu").config
+    shape = tuple(registry.build("imagebind", "imu", config).example(1).shape)
+    np.savez(tmp_path / "imu.npz", imu=rng.standard_normal((24, *shape[1:]), np.float32))
+    settings = {"modalities": ["imu"], "calibrate": [tmp_path / "imu.npz"], "samples": 20, "force": True, "threads": 1}
+    scheme = Int8Static(plain=True, qat_steps=30)
+    original, stopped = qat._Run._learn, []
+
+    def learn(self, batch):
+        if not stopped and self.state.step == 26:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return original(self, batch)
+
+    monkeypatch.setattr(qat._Run, "_learn", learn)
+    notes, steps = [], []
+    with pytest.raises(KeyboardInterrupt):
+        quantize(split_folder, tmp_path / "out", scheme=scheme, note=notes.append, **settings)
+    assert "goes on from there" in notes[-1] and not (tmp_path / "out").exists()
+
+    def progress(stage, total):
+        return (lambda done: steps.append(done)) if "fine-tuning" in stage else (lambda done: None)
+
+    made = quantize(split_folder, tmp_path / "out", scheme=scheme, progress=progress, **settings)
+    assert steps[0] == 26 and steps[-1] == 30
+    record = made.tower("imu").quantization
+    assert record["qat_steps"] == 30 and record["report"]["settings"]["qat"]["steps"] == 30
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    with pytest.raises(UsageError, match="qat_steps"):
+        Int8Static(qat_steps=-1)

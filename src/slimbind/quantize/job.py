@@ -22,13 +22,13 @@ from slimbind.evaluate import fidelity
 from slimbind.evaluate.speed import in_turns
 from slimbind.export.job import WRITERS, load_tower
 from slimbind.modalities import MODALITIES, check_modality
-from slimbind.quantize import mixed
+from slimbind.quantize import mixed, qat
 from slimbind.quantize.calibration import Calibration, gather
 from slimbind.quantize.hollow import hollow
 from slimbind.quantize.plan import Plan
 from slimbind.quantize.recipe import Recipe
 from slimbind.quantize.report import Progress, Report, silent
-from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Mixed, Scheme
+from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Learning, Mixed, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
 from slimbind.quantize.sites import sites
 from slimbind.quantize.work import Work, place
@@ -129,8 +129,9 @@ def quantize(
                 for modality, finished in towers.items():
                     place(finished, modality, writer)
         except BaseException:
-            if work.kept:
-                note(f"finished towers wait in {work.folder}; the same job, run again, goes on from there")
+            if work.kept or work.begun:
+                waits = "finished towers wait" if work.kept else "the fine-tuning that was begun waits"
+                note(f"{waits} in {work.folder}; the same job, run again, goes on from there")
             raise
         work.done()
     return Artifact.open(destination)
@@ -216,7 +217,7 @@ class _Job:
         with returning_blocks(), _threads(self.options.threads):
             tower = load_tower(self.artifact, modality)
             reference = _embed(tower, inputs, progress)
-            plan, made = self._write(tower, folder, data, progress)
+            plan, made = self._write(tower, folder, data, progress, Work.checkpoint(writer.destination))
             del tower
         for file in entry.files:
             if not file.path.endswith(".safetensors"):  # the tokenizer
@@ -236,7 +237,9 @@ class _Job:
         digests = {file.path: file.sha256 for file in written.files}
         writer.add(modality, digests=digests, **(fields | {"fidelity": measured}))
 
-    def _write(self, tower: Tower, folder: Path, data: Calibration, progress: Progress) -> tuple[Plan, Report]:
+    def _write(
+        self, tower: Tower, folder: Path, data: Calibration, progress: Progress, checkpoint: Path
+    ) -> tuple[Plan, Report]:
         if isinstance(self.config, EagerDynamic | EagerStatic):
             from slimbind.quantize import eager  # deprecated parts of PyTorch, which only these two need
 
@@ -246,7 +249,13 @@ class _Job:
                 baseline = eager.dynamic(tower, linear_only=self.config.linear_only)
             eager.write(baseline, folder, self.config.name)
             return Plan(), Report(layers=0)
-        tower, plan, made = self.config.make(simplify(tower), data, progress)
+        simple = simplify(tower)
+        tower, plan, made = self.config.make(simple, data, progress)
+        if isinstance(self.config, Learning) and self.config.qat_steps:
+            tower, plan, made = qat.finish(
+                (tower, plan, made), simple, data, self.config.qat_steps, progress, checkpoint=checkpoint
+            )
+        del simple
         tower = hollow(tower, plan)
         progress("writing", 1)
         WRITERS[self.engine][0](tower, folder, plan)

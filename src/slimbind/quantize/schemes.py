@@ -55,11 +55,22 @@ class Scheme:
         return {"type": self.name, "version": self.version} | dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class Learning(Scheme):
+    """A scheme whose outcome can be fine-tuned against the float32 tower (``qat``), for ``qat_steps`` batches."""
+
+    qat_steps: int = dataclasses.field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.qat_steps < 0:
+            raise UsageError(f"{self.name}: qat_steps is {self.qat_steps}", hint="give 0, or some hundred batches")
+
+
 Smoothing = Literal["searched", "even", "off"]  # alpha searched per layer, 0.5 everywhere, none
 
 
 @dataclass(frozen=True)
-class Int8Dynamic(Scheme):
+class Int8Dynamic(Learning):
     """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs."""
 
     name = "int8-dynamic"
@@ -70,7 +81,7 @@ class Int8Dynamic(Scheme):
 
 
 @dataclass(frozen=True)
-class Int8Static(Scheme):
+class Int8Static(Learning):
     """int8 weights, and inputs rounded in ranges calibrated beforehand; layers that lose too much stay in float.
 
     ``plain`` leaves out all help: no smoothing, one observer, nothing kept. Layers are kept in float until the worst
@@ -100,7 +111,7 @@ class Int8Weight(Scheme):
 
 
 @dataclass(frozen=True)
-class Int4Weight(Scheme):
+class Int4Weight(Learning):
     """4-bit weights of linear layers in groups of inputs, with error compensation; 8 bits for all other layers."""
 
     name = "int4-weight"

@@ -17,6 +17,8 @@ from slimbind.artifact import Artifact, ArtifactWriter, ModelInfo, TowerEntry
 from slimbind.errors import ArtifactError
 from slimbind.quantize.schemes import Scheme
 
+_CHECKPOINT = ".qat.safetensors"
+
 
 class Work:
     """The finished towers of one job. Use it in a ``with`` block around the job.
@@ -38,13 +40,18 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._done or not self.kept:
+        if self._done or not (self.kept or self.begun):
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def kept(self) -> int:
         """How many towers are finished and wait here."""
         return sum(not path.name.startswith(".") for path in self.folder.iterdir()) if self.folder.is_dir() else 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether a tower's fine-tuning can be gone on with."""
+        return any(self.folder.glob(f".*{_CHECKPOINT}"))
 
     def path(self, modality: str, entry: TowerEntry, config: Scheme, engine: str, data: str) -> Path:
         """Where the tower waits that these weights, settings and data (its digest) give."""
@@ -75,6 +82,11 @@ class Work:
     def begin(self, path: Path) -> ArtifactWriter:
         """What writes a tower there, whole or not at all."""
         return ArtifactWriter(path, model=self._model, embedding_dim=self._dim)
+
+    @staticmethod
+    def checkpoint(path: Path) -> Path:
+        """The file in which the fine-tuning of the tower that is to lie at ``path`` is kept."""
+        return path.with_name(f".{path.name}{_CHECKPOINT}")
 
     def done(self) -> None:
         """Nothing is needed any more."""
