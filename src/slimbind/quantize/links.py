@@ -35,6 +35,8 @@ class Link:
         writers: norms, and layers whose last output channels (as many as the link has) are divided.
         vectors: parameters whose last axis is divided.
         gate: a module behind which a multiplication is put instead.
+        shifts: whether the channels can be moved as well, the readers' biases making up for it. Not through a ReLU, nor
+            into a convolution that pads with zeros.
     """
 
     name: str
@@ -42,29 +44,57 @@ class Link:
     writers: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
     gate: str | None = None
+    shifts: bool = True
+
+
+class Apart(nn.Module):
+    """A linear layer in two: a few channels too loud for 8 bits go past the one that is quantized, and stay in float.
+
+    ``quiet`` is the layer with zeros for these channels, ``loud`` their weights ``[channels, out]``.
+    """
+
+    channels: Tensor
+
+    def __init__(self, quiet: nn.Linear, loud: Tensor, channels: Tensor) -> None:
+        super().__init__()
+        self.quiet = quiet
+        self.loud = nn.Parameter(loud, requires_grad=False)
+        self.register_buffer("channels", channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in]`` in, ``[..., out]`` out."""
+        out: Tensor = self.quiet(x) + x.index_select(-1, self.channels) @ self.loud
+        return out
 
 
 class Scaled(nn.Module):
-    """A module whose output is multiplied by a number per channel of the last axis."""
+    """A module whose output is multiplied by a number per channel of the last axis; another is added where given."""
 
-    def __init__(self, inner: nn.Module, factor: Tensor) -> None:
+    def __init__(self, inner: nn.Module, factor: Tensor, offset: Tensor | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.factor = nn.Parameter(factor, requires_grad=False)
+        self.offset = None if offset is None else nn.Parameter(offset, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., channels]`` in and out."""
         out: Tensor = self.inner(x) * self.factor
-        return out
+        return out if self.offset is None else out + self.offset
 
 
 def links(tower: Tower) -> dict[str, Link]:
     """Every link of a tower by name, those nearer to the input first; none where the architecture has none."""
     found = {link.name: link for link in _walk(tower)}
     shared = _shared(tower)
-    return {
-        name: link for name, link in found.items() if shared.isdisjoint((*link.readers, *link.writers, *link.vectors))
-    }
+    modules = dict(tower.named_modules(remove_duplicate=False))
+
+    def free(link: Link) -> bool:
+        known = all(isinstance(modules[name], READER) for name in link.readers) and all(
+            isinstance(modules[name], WRITER) for name in link.writers
+        )
+        return known and shared.isdisjoint((*link.readers, *link.writers, *link.vectors))
+
+    return {name: link for name, link in found.items() if free(link)}
 
 
 def structure_copy(module: AnyModule) -> AnyModule:
@@ -115,11 +145,10 @@ def _block(block: nn.Module, at: str) -> Iterator[Link]:
 
 def _resnet(tower: ResNetTower) -> Iterator[Link]:
     """A link inside of every block, and one along each stage's sum, which all of its blocks write to and read."""
-    yield Link("stem.2", ("stem.2",), ("stem.0",))
-    yield Link("stem.4", ("stem.4",), ("stem.2",))
+    yield Link("stem.2", ("stem.2",), ("stem.0",), shifts=False)
+    yield Link("stem.4", ("stem.4",), ("stem.2",), shifts=False)
     writers = ["stem.4"]
     readers: list[str] = []
-    vectors: tuple[str, ...] = ()
     for stage, blocks in enumerate(tower.stages):
         assert isinstance(blocks, nn.Sequential)
         for number, block in enumerate(blocks):
@@ -128,14 +157,13 @@ def _resnet(tower: ResNetTower) -> Iterator[Link]:
             readers.append(f"{at}.conv1")
             if block.shortcut is not None:
                 readers.append(f"{at}.shortcut")
-                yield Link(readers[-1], tuple(readers), tuple(writers))
+                yield Link(readers[-1], tuple(readers), tuple(writers), shifts=False)
                 readers, writers = [], [f"{at}.shortcut"]
             writers.append(f"{at}.conv3")
-            yield Link(f"{at}.conv2", (f"{at}.conv2",), (f"{at}.conv1",))
-            yield Link(f"{at}.conv3", (f"{at}.conv3",), (f"{at}.conv2",))
+            yield Link(f"{at}.conv2", (f"{at}.conv2",), (f"{at}.conv1",), shifts=False)
+            yield Link(f"{at}.conv3", (f"{at}.conv3",), (f"{at}.conv2",), shifts=False)
     readers += ["head.q", "head.kv"]
-    vectors = ("head.pos_embed",)
-    yield Link("head.kv", tuple(readers), tuple(writers), vectors)
+    yield Link("head.kv", tuple(readers), tuple(writers), ("head.pos_embed",), shifts=False)
     yield Link("head.out", ("head.out",), ("head.kv",))
 
 

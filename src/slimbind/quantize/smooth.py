@@ -10,31 +10,62 @@ every row gets a scale of its own when it is quantized; a loud row would otherwi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from slimbind.quantize.links import READER, WRITER, Link, Scaled, links, structure_copy
+from slimbind.quantize.links import READER, WRITER, Apart, Link, Scaled, links, structure_copy
 from slimbind.towers.layers import Tower
 
 # A channel that the calibration data hardly woke is taken to be this loud, as part of the median channel: blowing it up
 # on the word of a few inputs would let the first other input spoil its whole row.
 QUIET = 1 / 32
 SPREAD = 256.0  # scales stay within so many times their geometric mean, for 16-bit floats and for channels of zeros
+ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+WORTH = 0.95  # a link is smoothed only where that lowers the error of its readers to this part of it
+STILL = 0.01  # of the mean variance of outputs: what an output's own variance is taken to be at least
+LOUD = 16.0  # times the median's product of input and weight
+FEW = 64  # a link leaves out one in so many channels at most
 
 
 class Loudness(Protocol):
     """What smoothing wants to know of a layer's input (``activations.InputStats`` knows it)."""
 
     @property
-    def absmax(self) -> Tensor:
-        """The greatest absolute value of every channel, ``[in]``."""
+    def low(self) -> Tensor:
+        """The smallest value of every channel, ``[in]``."""
+        ...
+
+    @property
+    def high(self) -> Tensor:
+        """The greatest value of every channel, ``[in]``."""
+        ...
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of every channel, ``[in]``."""
         ...
 
 
-def smooth(tower: Tower, stats: Mapping[str, Loudness], *, alpha: float | Mapping[str, float] = 0.5) -> Tower:
+class Rows(Loudness, Protocol):
+    """``Loudness`` with a sample of rows."""
+
+    @property
+    def rows(self) -> Tensor | None:
+        """``[n, in]``."""
+        ...
+
+
+def smooth(
+    tower: Tower,
+    stats: Mapping[str, Loudness],
+    *,
+    alpha: float | Mapping[str, float] = 0.5,
+    shift: bool = False,
+    loud: Mapping[str, Sequence[int]] | None = None,
+) -> Tower:
     """Scale the links of a tower, so that inputs and weights share the difficulty.
 
     Args:
@@ -42,107 +73,244 @@ def smooth(tower: Tower, stats: Mapping[str, Loudness], *, alpha: float | Mappin
         stats: of the input of every layer that reads from a link, by the layer's name.
         alpha: 0 leaves all difficulty in the inputs, 1 moves all of it into the weights. A mapping by link
             (``links.links``) scales the named links only.
+        shift: also move every channel so that it lies around zero on average.
+        loud: by link, channels that are to stay in float (``loud_channels`` finds them).
 
     Returns:
-        A new tower which gives the same embeddings up to float rounding. Layers keep their names; weights that did not
-        change are shared.
+        A new tower which gives the same embeddings up to float rounding. Layers keep their names, except that one with
+        loud channels becomes ``NAME.quiet``; weights that did not change are shared.
 
     Raises:
         ValueError: an alpha outside of 0..1, a link that the tower does not have, or a layer without statistics.
     """
     found = links(tower)
     alphas = dict.fromkeys(found, alpha) if isinstance(alpha, float | int) else dict(alpha)
-    unknown = sorted(alphas.keys() - found.keys())
+    apart = {name: torch.tensor(sorted(channels)) for name, channels in (loud or {}).items() if len(channels)}
+    unknown = sorted((alphas.keys() | apart.keys()) - found.keys())
     if unknown:
         raise ValueError(f"the {tower.modality} tower has no link {unknown[0]!r}; it has {', '.join(found) or 'none'}")
     wrong = [f"{name}: {value}" for name, value in alphas.items() if not 0 <= value <= 1]
     if wrong:
         raise ValueError(f"alpha lies between 0 and 1, not {wrong[0]}")
-    if not alphas:
+    if not alphas and not apart:
         return tower
     new = structure_copy(tower)
-    for name, value in alphas.items():
-        link = found[name]
-        weights = [_weight(new, reader) for reader in link.readers]
-        apply(new, link, scale(_loudness(link, stats), weights, value))
+    for name, link in found.items():
+        if name in alphas or name in apart:
+            weights = [_weight(new, reader) for reader in link.readers]
+            offset = middle(link, stats) if shift else None
+            by = scale(loudness(link, stats, offset), weights, alphas.get(name, 0.0), apart.get(name))
+            apply(new, link, by, offset)
+    for name, channels in apart.items():
+        _take_apart(new, found[name], channels)
     return new
 
 
-def scale(absmax: Tensor, weights: Iterable[Tensor], alpha: float) -> Tensor:
+def loud_channels(tower: Tower, stats: Mapping[str, Loudness], *, shift: bool = False) -> dict[str, list[int]]:
+    """Channels that no scale makes good, by link: so loud that input and weights together lack the digits.
+
+    A channel is loud where the product of its greatest input and its share of the weights' rows is ``LOUD`` times that
+    of the median channel, which neither side can take over without hurting the others; links have ``1 / FEW`` of their
+    channels at most. Only linear layers can do without them (LLM.int8, Dettmers et al., NeurIPS 2022, does so too, but
+    chooses anew for every input).
+    """
+    found = {}
+    for name, link in links(tower).items():
+        weights = [_weight(tower, reader) for reader in link.readers]
+        if any(weight.ndim > 2 for weight in weights):
+            continue
+        both = loudness(link, stats, middle(link, stats) if shift else None).double() * _height(weights)
+        median = both[both > 0].median() if bool((both > 0).any()) else both.new_ones(())
+        order = both.argsort(descending=True)[: len(both) // FEW]
+        channels = sorted(int(place) for place in order if both[place] > LOUD * median)
+        if channels:
+            found[name] = channels
+    return found
+
+
+def search(
+    tower: Tower,
+    stats: Mapping[str, Rows],
+    layer: Callable[[Tensor, Tensor], Tensor],
+    *,
+    alphas: Sequence[float] = ALPHAS,
+    shift: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """The alpha of every link with which its readers' outputs are closest to what they are in float.
+
+    Args:
+        tower: in float.
+        stats: of all inputs, with a sample of rows (``observe(..., rows=256)``).
+        layer: what a layer gives once it is quantized: rows ``[n, in]`` and weight ``[out, in]`` to ``[n, out]``.
+        alphas: what is tried.
+        shift: whether ``smooth`` will be told to move channels.
+        progress: is told how many links are done.
+
+    Returns:
+        link -> alpha, for ``smooth``. Links that are as well off alone (within ``WORTH``) are left out, and so are
+        those that a convolution reads. The error of each output counts in relation to how much that output varies.
+    """
+    chosen = {}
+    for number, (name, link) in enumerate(links(tower).items(), 1):
+        weights = [_weight(tower, reader) for reader in link.readers]
+        if all(weight.ndim == 2 for weight in weights):
+            offset = middle(link, stats) if shift else None
+            loud = loudness(link, stats, offset)
+            read = [(stats[reader].rows, weight) for reader, weight in zip(link.readers, weights, strict=True)]
+            costs = {
+                alpha: sum(_cost(rows, weight, offset, scale(loud, weights, alpha), layer) for rows, weight in read)
+                for alpha in alphas
+            }
+            alone = sum(_cost(rows, weight, None, torch.ones_like(loud), layer) for rows, weight in read)
+            best = min(costs, key=lambda alpha: costs[alpha])
+            if costs[best] < WORTH * alone:
+                chosen[name] = best
+        if progress is not None:
+            progress(number)
+    return chosen
+
+
+def _cost(
+    rows: Tensor | None, weight: Tensor, offset: Tensor | None, by: Tensor, layer: Callable[[Tensor, Tensor], Tensor]
+) -> float:
+    if rows is None:
+        raise ValueError("the search for alphas needs a sample of rows with the statistics")
+    by, rows = by.to(weight.dtype), rows if offset is None else rows - offset
+    true = rows @ weight.t()
+    error = (layer(rows / by, weight * by) - true).square().mean(0)
+    spread = true.var(0)
+    # An output that hardly varies must not outweigh all others by its own small errors.
+    floor = float(spread.mean()) * STILL + torch.finfo(torch.float32).tiny
+    return float((error / spread.clamp(min=floor)).mean())
+
+
+def scale(absmax: Tensor, weights: Iterable[Tensor], alpha: float, loud: Tensor | None = None) -> Tensor:
     """The scale ``s`` per channel.
 
     Args:
         absmax: of the input, ``[in]``.
         weights: ``[out, in]`` or ``[out, in, height, width]`` of every layer that reads the input.
         alpha: how much of the difficulty goes into the weights, 0..1.
+        loud: channels whose weights stay in float: they are made no louder than the median of the others.
 
     Returns:
         ``[in]`` float64, finite and positive, with a geometric mean near 1.
     """
-    heights = [_row_share(weight) for weight in weights]
-    loud, heavy = _floored(absmax), _floored(torch.stack(heights).amax(0))
-    logs = alpha * loud.log() - (1 - alpha) * heavy.log()
+    inputs, heights = _floored(absmax).log(), _floored(_height(weights)).log()
+    logs = alpha * inputs - (1 - alpha) * heights
+    if loud is not None:
+        others = torch.ones_like(logs, dtype=torch.bool)
+        others[loud] = False
+        logs[loud] = inputs[loud] - (inputs - logs)[others].median()
     limit = torch.tensor(SPREAD, dtype=torch.float64).log()
     return (logs - logs.mean()).clamp(-limit, limit).exp()
 
 
-def apply(tower: Tower, link: Link, by: Tensor) -> None:
-    """Divide what a link carries by ``by`` ``[channels]``, in place: modules of ``tower`` get new parameters."""
-    by = by.to(_weight(tower, link.readers[0]).dtype)
+def middle(link: Link, stats: Mapping[str, Loudness]) -> Tensor | None:
+    """Where each channel lies on average, ``[channels]``; None where the link's channels cannot be moved."""
+    if not link.shifts:
+        return None
+    return _of(link, stats)[-1].mean
+
+
+def loudness(link: Link, stats: Mapping[str, Loudness], offset: Tensor | None = None) -> Tensor:
+    """The greatest magnitude of each channel ``[channels]`` once ``offset`` is taken off.
+
+    Raises:
+        ValueError: a layer that reads the link has no statistics.
+    """
+    found = _of(link, stats)
+    low, high = torch.stack([one.low for one in found]).amin(0), torch.stack([one.high for one in found]).amax(0)
+    if offset is not None:
+        low, high = low - offset, high - offset
+    return torch.maximum(low.abs(), high.abs())
+
+
+def _of(link: Link, stats: Mapping[str, Loudness]) -> list[Loudness]:
+    missing = [name for name in link.readers if name not in stats]
+    if missing:
+        raise ValueError(f"no statistics of the input of {missing[0]!r}, which smoothing needs")
+    return [stats[name] for name in link.readers]
+
+
+def apply(tower: Tower, link: Link, by: Tensor, offset: Tensor | None = None) -> None:
+    """Let a link carry ``(x - offset) / by`` ``[channels]``, in place: modules of ``tower`` get new parameters."""
+    dtype = _weight(tower, link.readers[0]).dtype
+    by = by.to(dtype)
+    move = torch.zeros_like(by) if offset is None else offset.to(dtype)
     for name in link.writers:
-        _divide(tower, name, by)
+        _divide(tower, name, by, move)
     for name in link.vectors:
         at, _, key = name.rpartition(".")
         owner = tower.get_submodule(at)
-        owner._parameters[key] = _frozen(getattr(owner, key).detach() / by)
+        owner._parameters[key] = _frozen((getattr(owner, key).detach() - move) / by)
     if link.gate is not None:
-        _put_gate(tower, link.gate, by)
+        _put_gate(tower, link.gate, by, None if offset is None else move)
     for name in link.readers:
         module = tower.get_submodule(name)
         weight = _weight(tower, name)
+        if offset is not None:
+            old = module._parameters["bias"]
+            added = (weight.double() @ offset.double()).to(dtype)
+            module._parameters["bias"] = _frozen(added if old is None else old.detach() + added)
         module._parameters["weight"] = _frozen(weight * by.reshape(1, -1, *[1] * (weight.ndim - 2)))
 
 
-def _divide(tower: Tower, name: str, by: Tensor) -> None:
+def _take_apart(tower: Tower, link: Link, channels: Tensor) -> None:
+    for name in link.readers:
+        at, _, key = name.rpartition(".")
+        layer = tower.get_submodule(name)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"{name} is no linear layer; only these can leave channels out")
+        weight = layer.weight.detach()
+        rest = weight.clone()
+        rest[:, channels] = 0
+        layer._parameters["weight"] = _frozen(rest)
+        tower.get_submodule(at)._modules[key] = Apart(layer, weight[:, channels].t().contiguous(), channels)
+
+
+def _divide(tower: Tower, name: str, by: Tensor, move: Tensor) -> None:
     writer = tower.get_submodule(name)
     assert isinstance(writer, WRITER)
     if isinstance(writer, nn.LayerNorm) and not writer.elementwise_affine:  # its gain was folded away
         at, _, key = name.rpartition(".")
         norm = nn.LayerNorm(writer.normalized_shape, eps=writer.eps, device="meta")
-        norm._parameters["weight"] = _frozen(1 / by)
-        norm._parameters["bias"] = _frozen(torch.zeros_like(by))
+        norm._parameters["weight"], norm._parameters["bias"] = _frozen(1 / by), _frozen(-move / by)
         tower.get_submodule(at)._modules[key] = norm
         return
     for key in ("weight", "bias"):
         parameter = writer._parameters[key]
-        if parameter is not None:
-            changed = parameter.detach().clone()
-            rows = changed[-len(by) :]
-            rows /= by.reshape(-1, *[1] * (rows.ndim - 1))
-            writer._parameters[key] = _frozen(changed)
+        assert parameter is not None
+        changed = parameter.detach().clone()
+        rows = changed[-len(by) :]
+        if key == "bias":
+            rows -= move
+        rows /= by.reshape(-1, *[1] * (rows.ndim - 1))
+        writer._parameters[key] = _frozen(changed)
 
 
-def _put_gate(tower: Tower, name: str, by: Tensor) -> None:
+def _put_gate(tower: Tower, name: str, by: Tensor, move: Tensor | None) -> None:
     at, _, key = name.rpartition(".")
-    before = tower.get_submodule(name)
-    if isinstance(before, Scaled):
-        gate = Scaled(before.inner, before.factor.detach() / by)
-    else:
-        gate = Scaled(before, 1 / by)
-    tower.get_submodule(at)._modules[key] = gate
-
-
-def _loudness(link: Link, stats: Mapping[str, Loudness]) -> Tensor:
-    missing = [name for name in link.readers if name not in stats]
-    if missing:
-        raise ValueError(f"no statistics of the input of {missing[0]!r}, which smoothing needs")
-    return torch.stack([stats[name].absmax for name in link.readers]).amax(0)
+    inner, factor = tower.get_submodule(name), 1 / by
+    offset = None if move is None else -move / by
+    if isinstance(inner, Scaled):
+        before: Tensor | None = inner.offset
+        if before is not None:
+            offset = before.detach() / by + (0 if offset is None else offset)
+        factor = inner.factor.detach() / by
+        inner = inner.inner
+    tower.get_submodule(at)._modules[key] = Scaled(inner, factor, offset)
 
 
 def _weight(tower: Tower, name: str) -> Tensor:
     module = tower.get_submodule(name)
     assert isinstance(module, READER)
     return module.weight.detach()
+
+
+def _height(weights: Iterable[Tensor]) -> Tensor:
+    return torch.stack([_row_share(weight) for weight in weights]).amax(0)
 
 
 def _row_share(weight: Tensor) -> Tensor:
