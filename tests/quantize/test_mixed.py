@@ -141,8 +141,10 @@ def test_what_cannot_be_is_refused(tower, data, config, message):
 
 
 def test_two_budgets_that_do_not_go_together(tower, data, sizes):
-    with pytest.raises(UsageError, match=r"reaches a cosine of 0\.\d+ within .* MB, not 0\.9999 \(it would take about"):
-        mixed.make(tower, data, Mixed(max_size=sizes["int4-weight"] + 5000, min_fidelity=0.9999), silent)
+    with pytest.raises(
+        UsageError, match=r"reaches a cosine of 0\.\d+ within .* MB, not 0\.99998 \(it would take about"
+    ):
+        mixed.make(tower, data, Mixed(max_size=sizes["int4-weight"] + 5000, min_fidelity=0.99998), silent)
 
 
 def test_bytes_of_a_layer(tower):

@@ -33,7 +33,7 @@ def test_every_architecture(make_tower, make_data, name):
     made = make(tower, data, QUICK, silent)
     assert loss(tower, made, data) < 0.01
     static = {name for name, layer in made[1].layers.items() if isinstance(layer.activation, StaticRange)}
-    expected = {name for name, site in sites(tower).items() if site.kind in ("linear", "conv")}
+    expected = {name for name, site in sites(made[0]).items() if site.kind in ("linear", "conv")}
     assert static | made[2].kept.keys() == expected
     assert set(made[2].observers) == static
 

@@ -11,6 +11,7 @@ cheaper, but weighs rows and tokens by their loudness, not by what the embedding
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -21,14 +22,14 @@ from slimbind.quantize.activations import InputStats
 from slimbind.quantize.links import Link, links
 from slimbind.quantize.plan import StaticRange, WeightCodes
 from slimbind.quantize.sensitivity import Loss, measure
-from slimbind.quantize.smooth import scale
+from slimbind.quantize.smooth import loudness, scale
 from slimbind.towers.layers import Tower
 
-ALPHAS = (0.2, 0.35, 0.5, 0.65, 0.8)
-PROBES = 4
+ALPHAS = (0.3, 0.5, 0.7)
+PROBES = 3
 _ASIDE = "alone"  # the way that leaves a link as it is
 _WORTH = 0.95  # a link is smoothed only where that lowers its layers' loss to this part of it
-_AT_ONCE = 2  # ways that are tried in one measurement: each holds all weights as int8
+_AT_ONCE = 4 * 10**8  # weights that the ways tried in one measurement hold in all, as int8
 
 
 def search(
@@ -37,6 +38,7 @@ def search(
     few: Callable[[], Iterator[Tensor]],
     *,
     alphas: Sequence[float] = ALPHAS,
+    loud: Mapping[str, Sequence[int]] = MappingProxyType({}),
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """How strongly to smooth each link, so that its layers cost the embedding least with their input in one range.
@@ -46,6 +48,7 @@ def search(
         stats: of all inputs.
         few: gives batches to measure on; called for every few ways.
         alphas: what is tried.
+        loud: by link, channels that stay in float (``smooth.loud_channels``).
         progress: is told how many ways were tried.
 
     Returns:
@@ -56,8 +59,10 @@ def search(
         return {}
     ways: list[float | None] = [None, *alphas]
     loss: Loss = {}
-    for start in range(0, len(ways), _AT_ONCE):
-        tried = {_name(alpha): _stand_ins(tower, found, stats, alpha) for alpha in ways[start : start + _AT_ONCE]}
+    size = sum(_weight(tower.get_submodule(reader)).numel() for link in found.values() for reader in link.readers)
+    at_once = max(2, _AT_ONCE // size)
+    for start in range(0, len(ways), at_once):
+        tried = {_name(alpha): _stand_ins(tower, found, stats, alpha, loud) for alpha in ways[start : start + at_once]}
         loss |= measure(tower, few(), tried, probes=PROBES)
         if progress is not None:
             progress(start + len(tried))
@@ -71,42 +76,56 @@ def search(
 
 
 class Smoothed(nn.Module):
-    """Stands in for a layer whose input is divided by a scale, and both it and the weight rounded."""
+    """Stands in for a layer that is given ``x / by``: rounds that and its weight, but not what loud channels add."""
 
-    def __init__(self, layer: nn.Module, stats: InputStats, by: Tensor) -> None:
+    def __init__(self, layer: nn.Module, stats: InputStats, by: Tensor, loud: Sequence[int]) -> None:
         super().__init__()
         assert isinstance(layer, nn.Linear | nn.Conv2d)
         self.layer = [layer]  # in a list: its weight is not this module's
         self.by = by
-        weight = layer.weight.detach()
-        self.codes: WeightCodes = rounding.per_channel(weight * by.reshape(1, -1, *[1] * (weight.ndim - 2)))
-        low, high = min(0.0, float((stats.low / by).min())), max(0.0, float((stats.high / by).max()))
-        self.range = StaticRange(low, high if high > low else low + 1.0)
+        self.loud = list(loud)
+        weight = layer.weight.detach() * by.reshape(1, -1, *[1] * (layer.weight.ndim - 2))
+        weight[:, self.loud] = 0.0
+        self.codes: WeightCodes = rounding.per_channel(weight)
+        least, most = min(0.0, float((stats.low / by).min())), max(0.0, float((stats.high / by).max()))
+        self.range = StaticRange(least, most if most > least else least + 1.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer's."""
         layer, weight = self.layer[0], self.codes.dequantize()
         if isinstance(layer, nn.Linear):
-            return F.linear(emulate.static(x / self.by, self.range), weight, layer.bias)
+            out = F.linear(emulate.static(x / self.by, self.range), weight, layer.bias)
+            return out + F.linear(x[..., self.loud], layer.weight[:, self.loud]) if self.loud else out
         assert isinstance(layer, nn.Conv2d)
         rounded = emulate.static(x / self.by.reshape(-1, 1, 1), self.range)
-        out: Tensor = layer._conv_forward(rounded, weight, layer.bias)
-        return out
+        mapped: Tensor = layer._conv_forward(rounded, weight, layer.bias)
+        return mapped
 
 
 def _stand_ins(
-    tower: Tower, found: Mapping[str, Link], stats: Mapping[str, InputStats], alpha: float | None
+    tower: Tower,
+    found: Mapping[str, Link],
+    stats: Mapping[str, InputStats],
+    alpha: float | None,
+    loud: Mapping[str, Sequence[int]],
 ) -> dict[str, nn.Module]:
     made: dict[str, nn.Module] = {}
-    for link in found.values():
+    for name, link in found.items():
         layers = [tower.get_submodule(reader) for reader in link.readers]
-        loud = torch.stack([stats[reader].absmax for reader in link.readers]).amax(0)
-        by = torch.ones(len(loud))
-        if alpha is not None:
-            by = scale(loud, [layer.weight.detach() for layer in layers], alpha).float()  # type: ignore[operator]
+        apart = loud.get(name, ())
+        by = torch.ones(len(stats[link.readers[0]].low))
+        if alpha is not None or apart:  # a link with loud channels is scaled in any case
+            weights = [_weight(layer) for layer in layers]
+            few = torch.tensor(apart) if apart else None
+            by = scale(loudness(link, stats), weights, alpha or 0.0, few).float()
         for reader, layer in zip(link.readers, layers, strict=True):
-            made[reader] = Smoothed(layer, stats[reader], by)
+            made[reader] = Smoothed(layer, stats[reader], by, apart)
     return made
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.detach()
 
 
 def _name(alpha: float | None) -> str:
