@@ -16,9 +16,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 
 _MADV_DONTNEED = 4
 _PAGE_KIB = 1024
+_DROP_EVERY = 0.05  # seconds; weights are read at a gigabyte per second or so
 _M_MMAP_THRESHOLD = -3
 
 
@@ -79,6 +81,28 @@ def drop_file_pages(files: Iterable[Path]) -> int:
             if libc.madvise(start, end - start, _MADV_DONTNEED) == 0:
                 dropped += end - start
     return dropped
+
+
+@contextmanager
+def dropping_pages(files: Iterable[Path]) -> Iterator[None]:
+    """Let go of the pages of ``files`` again and again while an engine reads them to repack what is in them.
+
+    Otherwise the highest use of memory is twice the weights: all that was read, and all that was made of it.
+    """
+    known = tuple(files)
+    done = Event()
+
+    def drop() -> None:
+        while not done.wait(_DROP_EVERY):
+            drop_file_pages(known)
+
+    worker = Thread(target=drop, name="slimbind-memory", daemon=True)
+    worker.start()
+    try:
+        yield
+    finally:
+        done.set()
+        worker.join()
 
 
 def mapped_files(folder: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,7 +15,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, Options, files_of, single_file
-from slimbind.runtime.memory import drop_file_pages, trim_heap
+from slimbind.runtime.memory import drop_file_pages, dropping_pages, trim_heap
 
 # How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
 # AVX512-BF16 or AMX, f16 on ARM; f32 where there is none.
@@ -42,8 +43,11 @@ class OpenVinoSession:
         batch = inputs[INPUT]
         with self._lock:
             started = time.perf_counter()
+            is_new = batch.shape not in self._shapes
             try:
-                found = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)[0]
+                # Weights are read from the file, and repacked, when a shape is new.
+                with dropping_pages(self._files) if is_new else nullcontext():
+                    found = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)[0]
             except (RuntimeError, TypeError, ValueError) as error:
                 raise EngineError(
                     f"OpenVINO failed on an input of shape {list(batch.shape)}: {_first_line(error)}"
@@ -51,9 +55,9 @@ class OpenVinoSession:
             # The output lives in the request and is written over by the next run.
             vectors = np.array(found, dtype=np.float32)
             self._busy += time.perf_counter() - started
-            if batch.shape not in self._shapes:
+            if is_new:
                 self._shapes.add(batch.shape)
-                self._busy += _SETTLE_AFTER  # weights are read from the file, and repacked, when a shape is new
+                self._busy += _SETTLE_AFTER
         return vectors
 
     def settle(self) -> None:
@@ -86,6 +90,8 @@ class OpenVino:
             # Pinning takes a process that shares its CPUs with others hostage to the busiest of them.
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_NUM_THREADS": options.threads,
+            # Compiled kernels of shapes that were seen before: they hold tens of megabytes and save nothing measurable.
+            "CPU_RUNTIME_CACHE_CAPACITY": 0,
             # A tower may say that it keeps its quality in another precision (mini's convolutions: bf16, twice as fast).
             "INFERENCE_PRECISION_HINT": entry.config.get("precision", _PRECISION.get(entry.scheme, _OTHER_PRECISION)),
         }
