@@ -101,7 +101,7 @@ class Int8Static(Learning):
 
 
 @dataclass(frozen=True)
-class Int8Weight(Scheme):
+class Int8Weight(Learning):
     """int8 weights per output channel; computed in float."""
 
     name = "int8-weight"
