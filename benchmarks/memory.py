@@ -72,7 +72,7 @@ def main() -> int:
         )
     record = {
         "benchmark": "memory",
-        "command": f"python benchmarks/memory.py {args.artifact.name}",
+        "command": f"python benchmarks/memory.py {args.artifact.name}" + " --every-subset" * args.every_subset,
         "environment": environment("numpy", first.engine.replace("onnx", "onnxruntime"), threads=args.threads),
         "engine": first.engine,
         "scheme": first.scheme,

@@ -50,10 +50,23 @@ def memory() -> str:
             f"{row['closed_mib']:.0f}",
             f"{row['paper_mib']:.0f}",
         )
-        for row in result["rows"]
+        for row in shown
     ]
     head = ("open towers (f32)", "weights, MiB", "in memory, MiB", "ratio", "after unload, MiB", "paper, MiB")
-    return _table(head, rows) + _note(result)
+    return _table(head, rows) + _every_subset(result) + _note(result)
+
+
+def _every_subset(result: dict[str, Any]) -> str:
+    """What the subsets that have no row of their own came to, and by how much the worst of them miss the goal."""
+    rows, goal = result["rows"], result["goal_ratio"]
+    missed = sorted((row for row in rows if row["ratio"] > goal), key=lambda row: -row["ratio"])
+    named = ", ".join(f"{' + '.join(row['modalities'])} {row['ratio']:.2f}" for row in missed)
+    most = max(row["steady_mib"] - row["weights_mib"] for row in rows)
+    return (
+        f"\nOf all {len(rows)} subsets {len(rows) - len(missed)} stay within {goal} times their weights; "
+        f"above are {named}. "
+        f"None costs more than {most:.0f} MiB beside its weights.\n"
+    )
 
 
 def startup() -> str:
