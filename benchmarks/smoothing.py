@@ -45,11 +45,19 @@ Variant = Callable[[Tower, dict[str, InputStats], "Data", str], Tower]
 
 
 class Data:
-    """Items to calibrate with and as many others to judge by."""
+    """Items to calibrate with and as many others to judge by; texts without what fills them up, as they are run."""
 
     def __init__(self, modality: str, items: int) -> None:
         every = inputs(modality, 2 * items)
-        self.learn, self.judge = every[:items].split(4), every[items:].split(4)
+        self.learn, self.judge = (_batches(part, modality) for part in (every[:items], every[items:]))
+
+
+def _batches(part: Tensor, modality: str) -> tuple[Tensor, ...]:
+    if modality != "text":
+        return part.split(4)
+    lengths = (part != 0).sum(1)
+    part = part[lengths.argsort()]
+    return tuple(batch[:, : int((batch != 0).sum(1).max())].contiguous() for batch in part.split(2))
 
 
 def layer_of(scheme: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -24,7 +24,9 @@ from slimbind.towers.layers import Tower
 QUIET = 1 / 32
 SPREAD = 256.0  # scales stay within so many times their geometric mean, for 16-bit floats and for channels of zeros
 ALPHAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-WORTH = 0.95  # a link is smoothed only where that lowers the error of its readers to this part of it
+EVEN = 0.5
+PLAIN = 0.85  # another alpha than that has to lower the error to this part, or a few rows would decide by chance
+WORTH = 0.95  # ... and a multiplication of its own, to this part of the error without
 STILL = 0.01  # of the mean variance of outputs: what an output's own variance is taken to be at least
 LOUD = 16.0  # times the median's product of input and weight
 FEW = 64  # a link leaves out one in so many channels at most
@@ -148,8 +150,9 @@ def search(
         progress: is told how many links are done.
 
     Returns:
-        link -> alpha, for ``smooth``. Links that are as well off alone (within ``WORTH``) are left out, and so are
-        those that a convolution reads. The error of each output counts in relation to how much that output varies.
+        link -> alpha, for ``smooth``; 0.5 where no other is clearly better. A link that would cost a multiplication
+        and gains nothing is left out, and so is one that a convolution reads. The error of each output counts in
+        relation to how much that output varies.
     """
     chosen = {}
     for number, (name, link) in enumerate(links(tower).items(), 1):
@@ -164,7 +167,9 @@ def search(
             }
             alone = sum(_cost(rows, weight, None, torch.ones_like(loud), layer) for rows, weight in read)
             best = min(costs, key=lambda alpha: costs[alpha])
-            if costs[best] < WORTH * alone:
+            if EVEN in costs and costs[best] > PLAIN * costs[EVEN]:
+                best = EVEN
+            if link.gate is None or shift or costs[best] < WORTH * alone:
                 chosen[name] = best
         if progress is not None:
             progress(number)
