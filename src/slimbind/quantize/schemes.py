@@ -97,7 +97,7 @@ class Int8Static(Learning):
     observer: Literal["best", "minmax", "histogram", "percentile", "mse"] = "best"
     per_channel: bool = True
     least: float = 0.995
-    most_kept: float = 0.1
+    most_kept: float = 0.15
 
 
 @dataclass(frozen=True)

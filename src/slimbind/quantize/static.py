@@ -13,10 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slimbind.quantize import bias, ranges, rounding
@@ -42,7 +40,6 @@ _ROUNDS = 6
 _MARGIN = 0.8  # of the loss that may remain: predictions are held to less than what is asked for
 _TRIED = ("minmax", "percentile", "mse")  # "histogram" looks for what "mse" finds
 _WIDER = 1.25
-_TOLD_BF16 = 0.1  # of what may be lost in all; PyTorch keeps more in f32 than engines do, so it tells too little
 _BETTER = 0.9  # another observer than the first has to cost less than this part, or chance would choose
 
 
@@ -52,7 +49,6 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
         return _plain(tower, calibration, config, progress)
     data = Data(calibration)
     reference = embed(tower, data.judge())
-    floats = float_type(tower, reference, data, config)
     loud: dict[str, list[int]] = {}
     alphas: dict[str, float] = {}
     if config.smoothing != "off":
@@ -70,7 +66,7 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
     stats = observe(tower, data.learn(), observers=observers, progress=observing)
     if config.observer == "best":
         observers = (*observers, _add_wide(stats))
-    made = _Static(tower, stats, config, data, floats)
+    made = _Static(tower, stats, config, data)
     if made.convolves():
         made.correct(reference, made.plan(observers[0]), progress)
     loss = made.measure(observers, progress)
@@ -87,7 +83,6 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
             "predicted_loss": made.left,
             "biases_corrected": bool(made.biases),
             "kept_multiplications": made.share(made.kept),
-            "rest": floats,
             "loud_channels": {name: len(channels) for name, channels in loud.items()},
         },
     )
@@ -107,16 +102,6 @@ def _plain(tower: Tower, calibration: Calibration, config: Int8Static, progress:
             layers[name] = LayerPlan(codes(site, config))
     plan = Plan(layers, rest="bf16", precision=precision_of(tower))
     return tower, plan, Report(layers=len(layers), observers=dict.fromkeys(stats, observer), settings={"plain": True})
-
-
-def float_type(tower: Tower, reference: Tensor, data: Data, config: Int8Static) -> Literal["bf16", "f16"]:
-    """What the rest is stored as, and computed in: f16 means f32, for towers whose embedding bf16 alone would change.
-
-    ImageBind's IMU tower with outliers is one: in bf16 throughout, without any int8, its worst cosine was .947.
-    """
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = torch.cat([F.normalize(tower(batch).float(), dim=-1) for batch in data.judge()])
-    return "f16" if 1 - agreement(reference, found).cosine_min > _TOLD_BF16 * (1 - config.least) else "bf16"
 
 
 def _add_wide(stats: Mapping[str, InputStats]) -> str:
@@ -185,7 +170,6 @@ class _Static:
     stats: Mapping[str, InputStats]
     config: Int8Static
     data: Data
-    floats: Literal["bf16", "f16"]
     kept: list[str] = field(default_factory=list)
     observer: dict[str, str] = field(default_factory=dict)
     loss: dict[str, float] = field(default_factory=dict)
@@ -248,7 +232,7 @@ class _Static:
             elif observer is not None:
                 layers[name] = LayerPlan(weight, self.stats[name].ranges[observer])
             elif name in self.kept:
-                layers[name] = LayerPlan(stored=self.floats)
+                layers[name] = LayerPlan(stored="bf16")
             else:
                 layers[name] = LayerPlan(weight, self.stats[name].ranges[self.observer[name]])
         return Plan(layers, rest="bf16", precision=precision_of(self.tower))
@@ -293,7 +277,7 @@ class _Static:
         total = sum(self.loss.values())
         return {
             name: f"in int8 it takes {self.loss[name]:.1e} off the cosine, {self.loss[name] / total:.0%} of what all "
-            f"layers do, for {self.share([name]):.1%} of the multiplications; it is {self.floats}"
+            f"layers do, for {self.share([name]):.1%} of the multiplications; it is bf16"
             for name in self.kept
         }
 
