@@ -40,7 +40,7 @@ def by_the_book(weight, moment, group, damping):
     scale = grouped(weight, group, 4, importance=moment.diagonal()).scale.double()
     order = moment.diagonal().argsort(descending=True)
     damped = moment[order][:, order].double()
-    damped += damping * damped.diagonal().mean() * torch.eye(len(damped))
+    damped += damping * damped.diagonal().median() * torch.eye(len(damped))
     upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
     left, codes = weight[:, order].double(), torch.zeros(weight.shape, dtype=torch.float64)
     for place, column in enumerate(order.tolist()):

@@ -44,8 +44,8 @@ def compensate(
         moment: ``[in, in]``, ``E[x x^T]`` of the layer's inputs. It is not changed.
         bits: 8 or 4.
         group: inputs per scale; divides ``in``; all of a row by default.
-        damping: this share of the mean square of an input is added to each, as if there were noise: less trust in few
-            observations.
+        damping: this share of the mean square of a middling input is added to each, as if there were noise: less
+            trust in few observations.
 
     Raises:
         ValueError: shapes that do not fit, a value that is not finite, or no damping where inputs depend on each other.
@@ -69,8 +69,9 @@ def _factor(moment: Tensor, order: Tensor, damping: float) -> Tensor:
     backward = order.flip(0)
     matrix = moment[backward][:, backward].float()
     diagonal = matrix.diagonal()
-    mean = float(diagonal.mean())
-    diagonal += damping * mean if mean > 0 else 1.0
+    # of the middle input, not of the mean: a few loud channels would drown all others in it
+    usual = float(diagonal.median()) or float(diagonal.mean())
+    diagonal += damping * usual if usual > 0 else 1.0
     diagonal[diagonal <= 0] = 1.0  # an input that is always zero: nothing to make up for
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
