@@ -1,6 +1,6 @@
 """How do slimbind's int8 schemes stand beside what else makes a PyTorch model int8 on a CPU?
 
-    python benchmarks/peers.py                                   # vision, 8 of 32 blocks, both sets of weights
+    python benchmarks/peers.py                                   # vision, 8 of 32 blocks, all sets of weights
     python benchmarks/peers.py --modality text --weights outlier # some of it; what was measured before stays
 
 One tower of full width (``fullsize.py``) goes through every tool: the ImageBind paper's two recipes (PyTorch eager
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from environment import environment
-from fullsize import MODALITIES, full_size, inputs, write_split
+from fullsize import MODALITIES, WEIGHTS, full_size, inputs, write_split
 from slimbind.evaluate import fidelity
 from slimbind.export import onnx, openvino
 from slimbind.quantize import eager
@@ -175,10 +175,10 @@ TOOLS: dict[str, Callable[[Subject], Made]] = {
 
 def measure(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     """Every tool on one set of weights."""
-    modality, outliers = args.modality, weights == "outlier"
+    modality = args.modality
     shutil.rmtree(args.work, ignore_errors=True)
-    write_split(args.work / "split", modality, outliers=outliers, depth=args.depth)
-    tower = full_size(modality, outliers=outliers, depth=args.depth)
+    write_split(args.work / "split", modality, depth=args.depth, **WEIGHTS[weights])
+    tower = full_size(modality, depth=args.depth, **WEIGHTS[weights])
     rows = [one(row, modality) for row in inputs(modality, ITEMS, start=3 * ITEMS).numpy()]
     reference = run_torch(tower)
     truth = np.concatenate([reference(x) for x in rows])
@@ -229,7 +229,7 @@ def turns(runs: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str, list[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", choices=MODALITIES, default="vision")
-    parser.add_argument("--weights", default="plain,outlier")
+    parser.add_argument("--weights", default="plain,balanced,outlier")
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tools", help=f"joined by +: some of {'; '.join(TOOLS)}")

@@ -98,22 +98,21 @@ def quantize() -> str:
     result = _read("quantize")
     rows = []
     for modality in _modalities(result):
-        plain, outlier = (result["rows"].get(f"{modality}/{weights}", {}) for weights in ("plain", "outlier"))
-        before = (plain or outlier).get("split", {}).get("file_mib")
-        for scheme in dict.fromkeys([*plain.get("schemes", {}), *outlier.get("schemes", {})]):
-            one, other = (row.get("schemes", {}).get(scheme, {}) for row in (plain, outlier))
-            told = one or other
+        three = [result["rows"].get(f"{modality}/{weights}", {}) for weights in _WEIGHTS]
+        before = next(row["split"]["file_mib"] for row in three if row)
+        for scheme in dict.fromkeys(scheme for row in three for scheme in row.get("schemes", {})):
+            each = [row.get("schemes", {}).get(scheme, {}) for row in three]
+            told = next(one for one in each if one)
             rows.append(
                 (
                     modality,
                     f"`{scheme}`",
                     f"{_number(before, 0)} -> {_number(told.get('file_mib'), 0)}",
                     _times(told),
-                    _cosines(one),
-                    _cosines(other),
+                    *map(_cosines, each),
                 )
             )
-    head = ("tower", "scheme", "MiB", "speed", "cosine mean / min, plain", "with outlier channels")
+    head = ("tower", "scheme", "MiB", "speed", *_WEIGHTS.values())
     return _table(head, rows) + _depth(result) + _note(result)
 
 
@@ -166,16 +165,14 @@ def peers() -> str:
     result = _read("peers")
     tables = []
     for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
-        plain, outlier = (
-            result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in ("plain", "outlier")
-        )
+        three = [result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in _WEIGHTS]
         rows = []
-        for name in dict.fromkeys([*plain["tools"], *outlier["tools"]]):
-            one, other = plain["tools"].get(name, {}), outlier["tools"].get(name, {})
-            told = one if "error" not in one and one else other
-            rows.append((name, _number(told.get("mib"), 0), _times(told), _cosines(one), _cosines(other)))
-        depth = (plain if "depth" in plain else outlier)["depth"]
-        head = (f"{modality}, {depth} blocks", "MiB", "speed", "cosine mean / min, plain", "with outlier channels")
+        for name in dict.fromkeys(name for row in three for name in row["tools"]):
+            each = [row["tools"].get(name, {}) for row in three]
+            told = next((one for one in each if one and "error" not in one), {"error": ""})
+            rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
+        depth = next(row["depth"] for row in three if "depth" in row)
+        head = (f"{modality}, {depth} blocks", "MiB", "speed", *_WEIGHTS.values())
         tables.append(_table(head, rows))
     return "\n".join(tables) + _note(result)
 
@@ -211,11 +208,16 @@ def paper(number: str) -> str:
     return f"Table {number}: {table['title']}\n\n{_table(head, rows)}{after}{_depth(result)}{_note(result)}"
 
 
+_WEIGHTS = {
+    "plain": "cosine mean / min, plain",
+    "balanced": "with outlier channels",
+    "outlier": "with outlier channels that bf16 does not survive",
+}
 _COLUMNS = {
     "paper_plain": "the paper's recipe, mean / min",
     "ours_plain": "ours",
-    "paper_outlier": "the paper's recipe, outlier channels",
-    "ours_outlier": "ours, outlier channels",
+    "paper_balanced": "the paper's recipe, outlier channels",
+    "ours_balanced": "ours, outlier channels",
 }
 
 
