@@ -6,27 +6,54 @@ from itertools import combinations
 from math import gcd
 from typing import Literal
 
-from slimbind.quantize import rounding
+from torch import Tensor
+
+from slimbind.quantize import bias, emulate, rounding
 from slimbind.quantize.activations import observe
 from slimbind.quantize.calibration import Calibration
+from slimbind.quantize.links import links
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import Int8Dynamic, Made
 from slimbind.quantize.sites import Site, sites
-from slimbind.quantize.smooth import smooth
+from slimbind.quantize.smooth import loud_channels, search, smooth
 from slimbind.towers.layers import Tower
 
 # Part of all linear weights that must share a group size. The few that do not fit (the stem of imu has 48 inputs) stay
 # in 16 bits: a smaller group for their sake would slow down all others.
 _COVERED = 0.99
+_ROWS = 256  # of every layer's input, to search alphas with
 
 
 def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: Progress, /) -> Made:
     """See ``schemes.Make``."""
+    alphas: dict[str, float] = {}
+    loud: dict[str, list[int]] = {}
     if config.smoothing != "off":
-        stats = observe(tower, calibration.batches(), progress=progress("observing", len(calibration)))
-        tower = smooth(tower, stats)
+        searched = config.smoothing == "searched"
+        told = progress("observing", len(calibration))
+        stats = observe(tower, calibration.batches(), rows=_ROWS if searched else 0, progress=told)
+        if searched:
+            alphas = search(tower, stats, _quantized, progress=progress("smoothing", len(links(tower))))
+        else:
+            alphas = dict.fromkeys(links(tower), 0.5)
+        loud = loud_channels(tower, stats) if config.loud else {}
+        tower = smooth(tower, stats, alpha=alphas, loud=loud)
         del stats
+    plan, kept = _plan(tower, progress)
+    if config.correct:
+        told = progress("correcting biases", len(calibration))
+        tower = bias.correct(tower, plan, calibration.batches(), progress=told)
+    report = Report(
+        layers=sum(layer.weight is not None for layer in plan.layers.values()),
+        kept=kept,
+        smoothing=alphas,
+        settings={"channels_in_float": {link: len(channels) for link, channels in loud.items()}} if loud else {},
+    )
+    return tower, plan, report
+
+
+def _plan(tower: Tower, progress: Progress) -> tuple[Plan, dict[str, str]]:
     found = sites(tower)
     group, kept = group_of(found)
     layers = {}
@@ -37,8 +64,12 @@ def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: 
         elif site.kind in ("conv", "embedding"):
             layers[name] = LayerPlan(rounding.per_channel(site.weight))
         done(number)
-    plan = Plan(layers, rest="bf16", precision=precision_of(tower), group_size=group)
-    return tower, plan, Report(layers=len(layers), kept=kept)
+    return Plan(layers, rest="bf16", precision=precision_of(tower), group_size=group), kept
+
+
+def _quantized(rows: Tensor, weight: Tensor) -> Tensor:
+    """What a layer gives for ``rows`` ``[n, in]``: ``[n, out]``."""
+    return emulate.dynamic(rows) @ rounding.per_channel(weight).dequantize().t()
 
 
 def group_of(found: dict[str, Site]) -> tuple[int | None, dict[str, str]]:
