@@ -249,12 +249,45 @@ def _depth(result: dict[str, Any]) -> str:
     return f"\nTowers of {result['depth']} blocks only.\n" if result.get("depth") else ""
 
 
+def qat() -> str:
+    """What fine-tuning gives back on mini's picture tower."""
+    result = _read("qat")
+    rows = [
+        (row["row"], f"{row['bytes'] / 2**20:.1f}", f"{row['cosine_mean']:.4f} / {row['cosine_min']:.4f}",
+         f"{row['centred_mean']:.4f} / {row['centred_min']:.4f}", str(row["kept"]), str(row["cpu_s"]))
+        for row in result["rows"]
+    ]  # fmt: skip
+    head = ("scheme", "MiB", "cosine, mean / least", "mean-subtracted", "layers kept in float", "CPU s to make")
+    return _table(head, rows) + _note(result)
+
+
+def mini_schemes() -> str:
+    """Every scheme on both of mini's towers."""
+    result = json.loads((ROOT / "recipes" / "mini" / "schemes.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        found.setdefault(row["row"], {})[row["modality"]] = row
+    rows = []
+    for name, towers in found.items():
+        cells = [name]
+        for modality in ("vision", "text"):
+            row = towers.get(modality)
+            cells += ["", "", ""] if row is None else [
+                f"{row['bytes'] / 2**20:.1f}", f"{row['ms']:.2f}", f"{row['cosine_mean']:.4f} / {row['cosine_min']:.4f}"
+            ]  # fmt: skip
+        rows.append(cells)
+    head = ("scheme", "pictures: MiB", "CPU ms", "cosine, mean / least", "texts: MiB", "CPU ms", "cosine, mean / least")
+    return _table(head, rows) + _note(result)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "exact": exact,
     "media": media,
     "memory": memory,
     "mini": mini,
+    "mini_schemes": mini_schemes,
     "peers": peers,
+    "qat": qat,
     "quantize": quantize,
     "quantize_memory": quantize_memory,
     "quantize_text": quantize_text,
@@ -269,9 +302,8 @@ def render(page: str) -> str:
 
 def pages() -> list[Path]:
     """The pages that have tables."""
-    return [
-        page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if _BLOCK.search(page.read_text())
-    ]
+    found = (ROOT / "README.md", ROOT / "recipes" / "mini" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    return [page for page in found if _BLOCK.search(page.read_text())]
 
 
 def _read(name: str) -> dict[str, Any]:

@@ -66,6 +66,7 @@ def main() -> None:
     from environment import environment
 
     record = {
+        "benchmark": "mini_schemes",
         "command": "python recipes/mini/schemes.py mini-split",
         "environment": environment("torch", "openvino", threads=1),
         "rows": rows,
