@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from slimbind.quantize import ranges
 from slimbind.quantize.activations import observe
+from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
 from slimbind.quantize.links import links
 from slimbind.quantize.plan import LayerPlan, Plan, StaticRange
@@ -16,6 +19,7 @@ from slimbind.quantize.sensitivity import agreement, embed
 from slimbind.quantize.sites import sites
 from slimbind.quantize.smooth import smooth
 from slimbind.quantize.static import Data, codes, make, multiplications
+from slimbind.towers.simplify import simplify
 
 NAMES = ["vision", "text", "audio", "depth", "thermal", "imu", "resnet", "mini vision", "mini text"]
 QUICK = Int8Static(smoothing="even", observer="minmax")
@@ -126,3 +130,19 @@ def test_multiplications_count_strides(make_tower):
     work = multiplications(found, observe(tower, [tower.example(1)]))
     assert work["stem.0"] == 64 * 64 / 4 * found["stem.0"].weight.numel()
     assert work["stem.2"] == 32 * 32 * found["stem.2"].weight.numel()
+
+
+@pytest.mark.parametrize(("modality", "outliers"), [("depth", False), ("depth", True), ("text", True)])
+def test_full_width(monkeypatch, modality, outliers):
+    """Two blocks of ImageBind-Huge, of the widths and values that the benchmarks use."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    import fullsize
+
+    tower = simplify(fullsize.full_size(modality, outliers=outliers, depth=2))
+    x = fullsize.inputs(modality, 12).numpy()
+    is_text = modality == "text"
+    rows = [row[None, : 24 if is_text else None] for row in x]
+    data = Calibration(rows[:8], rows[8:], "samples", 0 if is_text else None, 77 if is_text else 0)
+    made = make(tower, data, Int8Static(smoothing="even", observer="minmax", most_kept=0.5), silent)
+    found = agreement(embed(tower, data.held_out()), embed(emulate(made[0], made[1]), data.held_out()))
+    assert found.cosine_mean >= 0.99 and found.cosine_min >= 0.98
