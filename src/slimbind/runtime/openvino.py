@@ -97,7 +97,7 @@ class OpenVino:
         }
         if options.cache_dir is not None:
             settings["CACHE_DIR"] = str(options.cache_dir)
-        if entry.scheme.startswith("int8") and "group_size" in entry.config:
+        if "group_size" in entry.config:  # 0: leave the inputs of 8- and 4-bit weights alone, which is not the default
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(entry.config["group_size"])
         try:
             core = ov.Core()
