@@ -264,9 +264,7 @@ class _Job:
         return plan, made
 
     def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, Any]:
-        config = dict(entry.config) | {"precision": plan.precision}
-        if plan.group_size is not None:
-            config["group_size"] = plan.group_size
+        config = dict(entry.config) | {"precision": plan.precision, "group_size": plan.group_size or 0}
         record = self.config.to_record()
         if self.config.calibrates:
             record["calibration"] = data.digest
