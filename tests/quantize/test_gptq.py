@@ -55,7 +55,7 @@ def by_the_book(weight, moment, group, damping):
 def test_it_is_the_published_method(group):
     x, weight = correlated(0), drawn(1, 12, 48)
     moment = x.t() @ x / len(x)
-    assert torch.equal(compensate(weight, moment, group=group).codes.double(), by_the_book(weight, moment, group, 0.01))
+    assert torch.equal(compensate(weight, moment, group=group).codes.double(), by_the_book(weight, moment, group, 0.03))
 
 
 def test_columns_beyond_a_block_are_made_up_for_too(monkeypatch):

@@ -35,7 +35,7 @@ def compensate(
     *,
     bits: Literal[8, 4] = 4,
     group: int | None = None,
-    damping: float = 0.01,
+    damping: float = 0.03,
 ) -> WeightCodes:
     """Quantize ``weight`` so that its product with inputs like those observed changes least.
 
@@ -76,7 +76,7 @@ def _factor(moment: Tensor, order: Tensor, damping: float) -> Tensor:
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
         raise ValueError(
-            f"the inputs depend on each other; damping {damping} is not enough, try {10 * damping or 0.01}"
+            f"the inputs depend on each other; damping {damping} is not enough, try {10 * damping or 0.03}"
         )
     factor: Tensor = (lower / lower.diagonal()).flip(0, 1)
     return factor
@@ -111,7 +111,7 @@ def compensated(
     batches: Iterable[Tensor],
     plan: Plan,
     *,
-    damping: float = 0.01,
+    damping: float = 0.03,
     progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """``plan`` with the weights of its linear layers rounded once more, with compensation.
