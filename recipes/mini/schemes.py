@@ -35,17 +35,17 @@ from slimbind.runtime.engine import engine as runtime_engine
 from split import SHIPPED, shipped_tokenizer
 
 HERE = Path(__file__).parent
-CALIBRATED, QAT_ITEMS, QAT_STEPS = 48, 320, 80
+CALIBRATED, QAT_ITEMS, QAT_STEPS = 48, 320, 60
 ROUNDS = 40
 SENTENCES = 300  # to calibrate with, and as many to judge by
 SCHEMES: dict[str, Scheme] = {
     "int8-weight": Int8Weight(),
-    "int4-weight": Int4Weight(),
     "int8-dynamic": Int8Dynamic(),
     "int8-static plain": Int8Static(plain=True),
     "int8-static": Int8Static(),
     "int8-static plain, fine-tuned": Int8Static(plain=True, qat_steps=QAT_STEPS),
     "int8-weight, fine-tuned": Int8Weight(qat_steps=QAT_STEPS),
+    "int4-weight": Int4Weight(),
 }
 
 
