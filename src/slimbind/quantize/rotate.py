@@ -9,8 +9,8 @@ of each LayerNorm instead; here it stays what engines have a kernel for.
 Only where a norm gives the stream itself (before the first block, or after the stem) the rotation is a linear layer of
 its own. The values of attention are turned within each head, which costs nothing.
 
-No scheme does this by default: on towers with outliers it lost more than smoothing did, and where it was as good
-(``benchmarks/smoothing.py``) smoothing comes without the added layer.
+No scheme does this by default: on towers with outliers it lost more than smoothing alone, and smoothed as well it
+lost more than smoothing with the loudest channels left in float (``benchmarks/smoothing.py``).
 """
 
 from __future__ import annotations

@@ -7,11 +7,12 @@ it goes into a norm, into the rows of the values, or through a ReLU; behind a GE
 Unlike the paper's, ``max|w|`` is taken after each row of the weights was divided by its own greatest entry, because
 every row gets a scale of its own when it is quantized; a loud row would otherwise decide for all.
 
-Two things help beyond that (``benchmarks/smoothing.py``, two blocks of full width each). Channels can be moved to lie
-around zero, as in Outlier Suppression+ (Wei et al., EMNLP 2023): better where inputs are rounded per token with steps
-symmetric around zero, worse where one calibrated range serves all tokens. And a few channels can stay in float: better
-in both wherever outliers are, and nothing where there are none. An alpha searched by a layer's own output error was not
-better than .5 everywhere.
+Two things help beyond that (``benchmarks/smoothing.py``, two blocks of full width each). A few channels can stay in
+float: better in the mean of every tower with outliers, and nothing where there are none. Channels can be moved to lie
+around zero, as in Outlier Suppression+ (Wei et al., EMNLP 2023): better in the mean, with the loud ones in float, where
+inputs are rounded per token with steps symmetric around zero; mostly worse where one calibrated range serves all
+tokens. An alpha searched by a layer's own output error helped the calibrated ranges a little, and inputs rounded
+per token hardly.
 """
 
 from __future__ import annotations
