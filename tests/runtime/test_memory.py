@@ -8,6 +8,9 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +132,27 @@ def test_dropped_pages_are_not_resident_and_read_the_same(tmp_path):
         assert memory.drop_file_pages([tmp_path / "link"]) == 40 * MIB
         assert full - memory.resident_bytes() > 30 * MIB
         assert bytes(view) == first
+
+
+def test_pages_are_dropped_while_they_are_read(tmp_path):
+    path = tmp_path / "weights"
+    data = np.arange(2 << 20, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with memory.dropping_pages([path]):
+            assert mapped[:] == data
+            started = time.monotonic()
+            while resident_of(path) and time.monotonic() < started + 10:
+                time.sleep(0.01)
+            assert resident_of(path) == 0
+        assert mapped[:] == data
+    assert not any(thread.name == "slimbind-memory" for thread in threading.enumerate())
+
+
+def resident_of(path):
+    """KiB of a mapped file that are in memory."""
+    blocks = Path("/proc/self/smaps").read_text(encoding="utf-8", errors="replace").split(f" {path}\n")[1:]
+    return sum(int(line.split()[1]) for block in blocks for line in block.splitlines()[:6] if line.startswith("Rss:"))
 
 
 def test_changed_pages_are_never_dropped(tmp_path):
