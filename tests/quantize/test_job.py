@@ -96,6 +96,15 @@ def test_error_compensation_pays(split_folder, tmp_path):
     assert found["gptq"] < 0.3 * found["nearest"]
 
 
+@pytest.mark.parametrize("settings", [{"smoothing": "searched"}, {"correct": "yes"}, {"smoothing": "off"}])
+def test_int8_dynamic_in_other_ways(split_folder, tmp_path, settings):
+    config = scheme("int8-dynamic", settings)
+    entry = quantize(split_folder, tmp_path / "out", scheme=config, modalities=["imu"]).tower("imu")
+    assert entry.fidelity.cosine_min > 0.999
+    alphas = entry.quantization["report"].get("smoothing", {})
+    assert bool(alphas) == (settings.get("smoothing") != "off")
+
+
 @pytest.mark.parametrize("name", ["eager-dynamic", "eager-static"])
 def test_the_papers_baselines_run_on_pytorch(split_folder, tmp_path, name):
     artifact = quantize(split_folder, tmp_path / "out", scheme=name, modalities=["imu"])

@@ -37,8 +37,8 @@ def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: 
             alphas = search(tower, stats, _quantized, progress=progress("smoothing", len(links(tower))))
         else:
             alphas = dict.fromkeys(links(tower), 0.5)
-        loud = loud_channels(tower, stats) if config.loud else {}
-        tower = smooth(tower, stats, alpha=alphas, loud=loud)
+        loud = loud_channels(tower, stats, shift=config.move) if config.loud else {}
+        tower = smooth(tower, stats, alpha=alphas, shift=config.move, loud=loud)
         del stats
     plan, kept = _plan(tower, progress)
     if config.correct:

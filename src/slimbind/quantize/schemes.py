@@ -71,13 +71,21 @@ Smoothing = Literal["searched", "even", "off"]  # alpha searched per layer, 0.5 
 
 @dataclass(frozen=True)
 class Int8Dynamic(Learning):
-    """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs."""
+    """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs.
+
+    ``move``: channels are moved to lie around zero. ``loud``: the few channels that no smoothing makes good stay in
+    float. ``correct``: biases take up the mean error; that helped about as often as it hurt, and takes three times
+    as long (``benchmarks/smoothing.py``).
+    """
 
     name = "int8-dynamic"
     multiplies_int8 = True
     maker = "slimbind.quantize.dynamic:make"
     summary = "8-bit weights, 8-bit inputs decided per token at run time"
-    smoothing: Smoothing = "searched"
+    smoothing: Smoothing = "even"
+    move: bool = True
+    loud: bool = True
+    correct: bool = False
 
 
 @dataclass(frozen=True)
