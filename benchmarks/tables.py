@@ -254,10 +254,10 @@ def qat() -> str:
     result = _read("qat")
     rows = [
         (row["row"], f"{row['bytes'] / 2**20:.1f}", f"{row['cosine_mean']:.4f} / {row['cosine_min']:.4f}",
-         f"{row['centred_mean']:.4f} / {row['centred_min']:.4f}", str(row["kept"]), str(row["cpu_s"]))
+         f"{row['centred_mean']:.4f} / {row['centred_min']:.4f}", str(row["kept"]), str(row.get("pictures", "")))
         for row in result["rows"]
     ]  # fmt: skip
-    head = ("scheme", "MiB", "cosine, mean / least", "mean-subtracted", "layers kept in float", "CPU s to make")
+    head = ("scheme", "MiB", "cosine, mean / least", "mean-subtracted", "layers kept in float", "pictures learned from")
     return _table(head, rows) + _note(result)
 
 
