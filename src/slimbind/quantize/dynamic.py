@@ -12,6 +12,7 @@ from slimbind.quantize import bias, emulate, rounding
 from slimbind.quantize.activations import observe
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.links import links
+from slimbind.quantize.options import layer_plan
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import Int8Dynamic, Made
@@ -61,8 +62,8 @@ def _plan(tower: Tower, progress: Progress) -> tuple[Plan, dict[str, str]]:
     for number, (name, site) in enumerate(found.items(), 1):
         if site.kind == "linear" and name not in kept:
             layers[name] = LayerPlan(rounding.per_channel(site.weight), "dynamic")
-        elif site.kind in ("conv", "embedding"):
-            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        elif site.kind != "linear":
+            layers[name] = layer_plan(site, "int8-weight")
         done(number)
     return Plan(layers, rest="bf16", precision=precision_of(tower), group_size=group), kept
 

@@ -6,6 +6,7 @@ from slimbind.quantize import gptq, rounding
 from slimbind.quantize.activations import InputStats, observe
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.dynamic import precision_of
+from slimbind.quantize.options import layer_plan
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import F16, Bf16, Int4Weight, Int8Weight, Made
@@ -24,8 +25,7 @@ def int8(tower: Tower, calibration: Calibration, config: Int8Weight, progress: P
     done = progress("rounding", len(found))
     layers = {}
     for number, (name, site) in enumerate(found.items(), 1):
-        if site.kind != "frames":
-            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        layers[name] = layer_plan(site, "int8-weight")
         done(number)
     return tower, Plan(layers, rest="bf16", precision=precision_of(tower)), Report(layers=len(layers))
 
@@ -49,8 +49,8 @@ def int4(tower: Tower, calibration: Calibration, config: Int4Weight, progress: P
             searched = config.method != "gptq"
             codes = rounding.grouped(site.weight, config.group, search=searched, importance=power)
             layers[name] = LayerPlan(codes)
-        elif site.kind != "frames":
-            layers[name] = LayerPlan(rounding.per_channel(site.weight))
+        else:
+            layers[name] = layer_plan(site, "int8-weight")
             if site.kind == "linear":
                 kept[name] = f"8 bits: its {site.weight.shape[1]} inputs are no multiple of {config.group}"
         done(number)
