@@ -333,12 +333,17 @@ class ArtifactWriter:
             shutil.rmtree(replaced, ignore_errors=True)
 
 
-def check_destination(destination: Path, *, overwrite: bool) -> None:
+def check_destination(destination: Path, *, overwrite: bool, source: Path | None = None) -> None:
     """Refuse a destination that would lose something, before any work is done.
 
     Raises:
-        ArtifactError: it exists and is not empty, and ``overwrite`` is off or it is not an artifact.
+        ArtifactError: it exists and is not empty, and ``overwrite`` is off or it is not an artifact; or ``source``, the
+            artifact that is to be read, lies there, and would be replaced by what is made from it.
     """
+    if source is not None and destination.exists():
+        place, read = destination.resolve(), source.resolve()
+        if place == read or place in read.parents:
+            raise ArtifactError(f"{destination} is what {source} is read from", hint="choose another folder")
     if not destination.exists():
         return
     if not destination.is_dir():

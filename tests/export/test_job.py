@@ -238,3 +238,24 @@ def test_the_command_exits_with_3_when_a_tower_drifts(split_folder, tmp_path, ca
     assert run(["export", str(split_folder), "-o", str(tmp_path / "out"), "--modalities", "imu"]) == 3
     assert "is off by" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_read_is_not_overwritten(artifacts, tmp_path):
+    source = tmp_path / "split"
+    shutil.copytree(artifacts["torch"], source)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for place in (source, link):
+        with pytest.raises(ArtifactError, match="is what .* is read from") as refused:
+            job.export(source, place, modalities=["imu"], overwrite=True)
+        assert refused.value.hint
+    assert Artifact.open(source).modalities == Artifact.open(artifacts["torch"]).modalities
+
+
+def test_ctrl_c_while_converting_is_ctrl_c(artifacts, monkeypatch):
+    def stopped(*args, **options):
+        raise RuntimeError("Check 'false' failed at frontend.cpp:53:\nKeyboardInterrupt: <EMPTY MESSAGE>\n\nAt:\n")
+
+    monkeypatch.setattr(openvino.quiet, "convert_model", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        openvino.trace(simplify(job.load_tower(Artifact.open(artifacts["torch"]), "imu")))

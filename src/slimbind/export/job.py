@@ -67,7 +67,7 @@ def export(
     stored = next((known for known in dtypes if known == dtype), None)
     if stored is None:
         raise UsageError.unknown(f"dtype for {engine}", dtype, dtypes)
-    check_destination(Path(destination), overwrite=overwrite)
+    check_destination(Path(destination), overwrite=overwrite, source=Path(source))
     artifact = Artifact.open(source)
     wanted = artifact.modalities if modalities is None else tuple(check_modality(name) for name in modalities)
     chosen = [name for name in MODALITIES if name in wanted]

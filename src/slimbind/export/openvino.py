@@ -53,6 +53,8 @@ def trace(tower: Tower) -> Any:  # noqa: ANN401  (openvino has no types)
             warnings.simplefilter("ignore")
             model = quiet.convert_model(tower, example_input=example, input=[(ov.PartialShape(shape), kind)])
     except Exception as error:  # the converter raises whatever its frontends raise
+        if "KeyboardInterrupt" in str(error):  # its C++ part makes an error of its own out of Ctrl-C
+            raise KeyboardInterrupt from error
         raise EngineError(f"OpenVINO cannot convert the {tower.modality} tower: {error}") from error
     model.input(0).get_tensor().set_names({INPUT})
     model.output(0).get_tensor().set_names({OUTPUT})

@@ -89,7 +89,7 @@ def quantize(
     """
     config = named_scheme(scheme) if isinstance(scheme, str) else scheme
     chosen_engine = _engine_for(config, engine)
-    check_destination(Path(destination), overwrite=overwrite)
+    check_destination(Path(destination), overwrite=overwrite, source=Path(source))
     artifact = Artifact.open(source)
     entries = _entries(artifact, modalities)
     _check_settings(config, artifact, entries)
