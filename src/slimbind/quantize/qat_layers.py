@@ -126,8 +126,9 @@ class LearnedRange(nn.Module):
 
     def finish(self) -> StaticRange:
         """The range as it is now."""
+        ends = (self.start.low, self.start.high)
         with torch.no_grad():
-            low, high = (self.ratio.double().exp() * torch.tensor([self.start.low, self.start.high]).double()).tolist()
+            low, high = (self.ratio.double().exp() * self.ratio.new_tensor(ends, dtype=torch.float64)).tolist()
         return StaticRange(low, high)
 
 
