@@ -48,10 +48,10 @@ def make_tower():
         "mini text": ("mini", "text", MINI_TEXT),
     }
 
-    def make(name: str, *, outliers: bool = False):
+    def make(name: str, *, outliers: bool = False, **changes):
         torch.manual_seed(0)
         family, modality, settings = others.get(name, ("imagebind", name, checkpoint.configs.get(name)))
-        tower = registry.build(family, modality, settings, device="cpu").eval().requires_grad_(False)
+        tower = registry.build(family, modality, settings | changes, device="cpu").eval().requires_grad_(False)
         for module in tower.modules():
             if isinstance(module, nn.LayerNorm):
                 module.weight.normal_(1, 0.2)

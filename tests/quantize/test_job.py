@@ -288,3 +288,45 @@ def test_a_size_estimate_is_near_the_truth(split_folder, tmp_path, monkeypatch):
 def test_the_manifest_is_plain_json(dynamic):
     told = json.loads((dynamic.folder / "manifest.json").read_text())
     assert told["towers"]["imu"]["quantization"]["type"] == "int8-dynamic"
+
+
+def with_rules(*rules):
+    told = [{"layers": layers, "scheme": name} for layers, name in rules]
+    return scheme("mixed", {"recipe": json.dumps({"type": "slimbind-recipe", "rules": told})})
+
+
+def test_a_recipe_that_does_not_fit_is_refused_before_any_work(split_folder, tmp_path):
+    def no_work(text, total):
+        raise AssertionError(text)
+
+    wanted = {"modalities": ["depth", "imu"], "progress": no_work}
+    with pytest.raises(UsageError, match="no rule for the imu tower"):
+        quantize(split_folder, tmp_path / "out", scheme=with_rules(("depth/*", "int8-weight")), **wanted)
+    both = with_rules(("head.proj", "int8-weight"), ("*mlp*", "int8-dynamic"))
+    with pytest.raises(UsageError, match=r"head\.proj of the depth tower int8-weight beside int8-dynamic"):
+        quantize(split_folder, tmp_path / "out", scheme=both, **wanted)
+
+
+def test_the_recipe_of_one_tower_says_nothing_of_others(split_folder, tmp_path):
+    config = with_rules(("depth/*", "int8-weight"), ("*", "bf16"))
+    made = quantize(split_folder, tmp_path / "out", scheme=config, modalities=["depth", "imu"])
+    alone = scheme("mixed", {"recipe": (made.folder / "imu" / "recipe.json").read_text()})
+    assert quantize(split_folder, tmp_path / "again", scheme=alone, modalities=["imu"]).modalities == ("imu",)
+
+
+def test_what_is_fine_tuned_is_another_encoder_with_other_data(split_folder, tmp_path):
+    config = scheme("int8-weight", {"qat_steps": "1"})
+    made = [quantize(split_folder, tmp_path / str(k), scheme=config, modalities=["imu"], samples=k) for k in (2, 5)]
+    assert len({artifact.tower("imu").encoder_id for artifact in made}) == 2
+
+
+def test_another_tokenizer_is_another_job(split_folder, tmp_path):
+    source = Artifact.open(split_folder)
+    work = Work(tmp_path / "out", model=source.manifest.model, embedding_dim=source.manifest.embedding_dim)
+    entry = source.tower("text")
+    files = [file.model_copy(update={"sha256": "0" * 64}) for file in entry.files]
+    paths = {
+        work.path("text", one, scheme("bf16"), "openvino", "a")
+        for one in (entry, entry.model_copy(update={"files": files}))
+    }
+    assert len(paths) == 2

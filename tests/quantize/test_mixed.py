@@ -153,3 +153,13 @@ def test_bytes_of_a_layer(tower):
     assert stored_bytes(site, "bf16") == 2 * rows * inputs
     assert stored_bytes(site, "int8-dynamic") == rows * inputs + 4 * rows
     assert stored_bytes(site, "int4-weight", 32) == rows * inputs // 2 + 2 * rows * inputs // 32
+
+
+def test_groups_of_inputs_divide_those_of_weights(make_tower, make_data, tmp_path):
+    """64 inputs share a scale in 4 bits, where all layers' inputs could be rounded 384 at a time."""
+    tower = make_tower("mini text", hidden=768, depth=1)
+    rules = '{"layers": "*qkv", "scheme": "int4-weight"}, {"layers": "layers.*", "scheme": "int8-dynamic"}'
+    recipe = f'{{"type": "slimbind-recipe", "rules": [{rules}]}}'
+    made = mixed.make(tower, make_data(tower, 4), Mixed(recipe=recipe), silent)
+    assert made[1].group_size == 64
+    openvino.write(made[0], tmp_path, made[1])

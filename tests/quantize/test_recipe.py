@@ -115,3 +115,10 @@ def test_a_file_that_is_no_text_or_not_there_is_named(tmp_path: Path) -> None:
     for name, message in (("a.json", "cannot be read"), ("b.json", "too large"), ("c.json", "cannot be read")):
         with pytest.raises(UsageError, match=message):
             Recipe.read(tmp_path / name)
+
+
+def test_only_what_decides_is_left_for_one_tower() -> None:
+    rules = (Rule(layers="depth/*", scheme="f16"), Rule(layers="a.*", scheme="bf16"), Rule(layers="b", scheme="f32"))
+    assert Recipe(rules=rules).deciding("imu", ["a.1", "c"]).rules == rules[1:2]
+    with pytest.raises(UsageError, match="no rule for the imu tower"):
+        Recipe(rules=rules[:1]).deciding("imu", ["a.1"])

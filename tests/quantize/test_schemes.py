@@ -62,3 +62,22 @@ def test_records_that_are_none_are_refused(record, error, message):
 def test_a_scheme_cannot_be_changed():
     with pytest.raises(AttributeError):
         scheme("int4-weight").group = 3
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("int4-weight", {"group": "0"}),
+        ("int4-weight", {"group": "-16"}),
+        ("int8-static", {"least": "nan"}),
+        ("int8-static", {"least": "7"}),
+        ("int8-static", {"most_kept": "-3"}),
+    ],
+)
+def test_settings_without_sense_are_refused_at_once(name, settings):
+    with pytest.raises(UsageError, match=f"{name}: {next(iter(settings))} is"):
+        scheme(name, settings)
+
+
+def test_what_is_fine_tuned_depends_on_the_data():
+    assert scheme("int8-weight", {"qat_steps": "1"}).looks_at_data and not scheme("int8-weight").looks_at_data

@@ -92,14 +92,14 @@ def quantize(
     check_destination(Path(destination), overwrite=overwrite, source=Path(source))
     artifact = Artifact.open(source)
     entries = _entries(artifact, modalities)
-    _check_settings(config, artifact, entries)
+    _check_settings(config, artifact, entries, chosen_engine)
     estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK
     check_space(Path(destination), int(estimate))
     if config.multiplies_int8 and int8_note():
         note(int8_note())
     data = gather(artifact, list(entries), [os.fspath(path) for path in calibrate], samples=samples)
     for modality, calibration in data.items():
-        note(f"{modality}: {'calibrated and ' if config.calibrates else ''}compared with {calibration.source}")
+        note(f"{modality}: {'calibrated and ' if config.looks_at_data else ''}compared with {calibration.source}")
         for name, reason in calibration.skipped.items():
             note(f"skipped: {name}: {reason}")
     manifest = artifact.manifest
@@ -163,15 +163,18 @@ def _entries(artifact: Artifact, modalities: Iterable[str] | None) -> dict[str, 
     return found
 
 
-def _check_settings(config: Scheme, artifact: Artifact, entries: Mapping[str, TowerEntry]) -> None:
-    """Refuse a budget that says nothing, and a recipe with a rule that decides nothing, before any work is done."""
+def _check_settings(config: Scheme, artifact: Artifact, entries: Mapping[str, TowerEntry], engine: str) -> None:
+    """Refuse a budget that says nothing, and a recipe that does not fit its towers, before any work is done."""
     if not isinstance(config, Mixed):
         return
     mixed.check(config)
     if config.recipe is not None:
         family = artifact.manifest.model.family
         bare = {name: simplify(registry.build(family, name, entry.config)) for name, entry in entries.items()}
-        Recipe.from_json(config.recipe).check({name: list(sites(tower)) for name, tower in bare.items()})
+        recipe = Recipe.from_json(config.recipe)
+        recipe.check({name: list(sites(tower)) for name, tower in bare.items()})
+        for name, tower in bare.items():
+            mixed.check_recipe(recipe, name, sites(tower), engine)
 
 
 def _check(entry: TowerEntry, modality: str, config: Scheme, *, force: bool, note: Callable[[str], None]) -> None:
@@ -266,7 +269,7 @@ class _Job:
     def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, Any]:
         config = dict(entry.config) | {"precision": plan.precision, "group_size": plan.group_size or 0}
         record = self.config.to_record()
-        if self.config.calibrates:
+        if self.config.looks_at_data:
             record["calibration"] = data.digest
         record["report"] = made.model_dump(mode="json", exclude_defaults=True) | {"data": data.source}
         return {

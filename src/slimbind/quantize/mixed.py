@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import gcd
 
 from torch import Tensor, nn
 
@@ -47,8 +48,8 @@ def make(tower: Tower, calibration: Calibration, config: Mixed, progress: Progre
     check(config)
     found = sites(tower)
     recipe = None if config.recipe is None else Recipe.from_json(config.recipe)
-    if recipe is not None and not recipe.assign(tower.modality, found):
-        recipe.only(tower.modality).check({tower.modality: found})
+    if recipe is not None:
+        recipe = recipe.deciding(tower.modality, found)
     data = Data(calibration)
     reference = embed(tower, data.judge())
     stats = observe(tower, data.learn(), progress=progress("observing", data.learned))
@@ -98,6 +99,24 @@ def check(config: Mixed) -> None:
         raise UsageError(f"the fidelity is {config.min_fidelity}", hint="give a cosine between 0 and 1, like 0.999")
 
 
+def check_recipe(recipe: Recipe, modality: str, found: Mapping[str, Site], engine: str) -> None:
+    """Refuse a recipe that says nothing of a tower, or what the engine cannot do.
+
+    Raises:
+        UsageError: see above.
+    """
+    recipe.deciding(modality, found)
+    schemes = {name: rule.scheme for name, rule in recipe.assign(modality, found).items()}
+    if engine == "openvino" and "int8-dynamic" in schemes.values():
+        for name, scheme in schemes.items():
+            if scheme == "int8-weight" and found[name].kind == "linear":
+                raise UsageError(
+                    f"the recipe makes {name} of the {modality} tower int8-weight beside int8-dynamic layers, but "
+                    "OpenVINO rounds the inputs of all 8-bit matrices of a tower or of none",
+                    hint="make it bf16 or int8-dynamic, or use --engine onnx",
+                )
+
+
 def recipe_of(report: Report) -> Recipe:
     """The recipe that gives a mix again, from its report."""
     rules = []
@@ -142,6 +161,8 @@ class _Mix:
         float_inputs = any(s == "int8-weight" and self.sites[name].kind == "linear" for name, (s, _) in choice.items())
         rounded = any(s == "int8-dynamic" for s, _ in choice.values())
         dynamic = None if float_inputs and not rounded else self.dynamic
+        if dynamic is not None:  # and in groups that divide those of 4-bit weights
+            dynamic = gcd(dynamic, *(group or GROUP for scheme, group in choice.values() if scheme == "int4-weight"))
         for name, (scheme, group) in choice.items():
             seen = self.stats.get(name)
             layers[name] = layer_plan(

@@ -7,7 +7,8 @@
      "rules": [
       {"layers": "blocks.0.*",          "scheme": "bf16"},
       {"layers": "blocks.*.mlp.fc?",    "scheme": "int4-weight", "group": 64},
-      {"layers": "vision/head.proj",    "scheme": "int8-weight"},
+      {"layers": "vision/head.proj",    "scheme": "f16"},
+      {"layers": "text/stem.embedding", "scheme": "int8-weight"},
       {"layers": "*",                   "scheme": "int8-dynamic"}
      ]
     }
@@ -75,16 +76,20 @@ class Recipe(_Record):
                 found[layer] = rule
         return found
 
-    def only(self, modality: str) -> Recipe:
-        """Without the rules for other towers.
+    def deciding(self, modality: str, layers: Iterable[str]) -> Recipe:
+        """Without the rules that decide nothing of this tower: what gives it again when it is alone.
 
         Raises:
             UsageError: no rule is left.
         """
-        rules = tuple(rule for rule in self.rules if rule.layers.rpartition("/")[0] in ("", modality))
-        if not rules:
+        names = list(layers)
+        used = {id(rule) for rule in self.assign(modality, names).values()}
+        own = [k for k, rule in enumerate(self.rules) if rule.layers.rpartition("/")[0] in ("", modality)]
+        if not used and own:
+            raise self._useless(own[0], {modality: names})
+        if not used:
             raise UsageError(f"the recipe has no rule for the {modality} tower", hint="leave that modality out")
-        return self.model_copy(update={"rules": rules})
+        return self.model_copy(update={"rules": tuple(rule for rule in self.rules if id(rule) in used)})
 
     def check(self, towers: Mapping[str, Iterable[str]]) -> None:
         """Refuse rules that decide no layer of any of these towers (modality -> names of its layers).
@@ -147,7 +152,10 @@ class Recipe(_Record):
             )
         version = raw.get("version", VERSION)
         if isinstance(version, int) and version > VERSION:
-            raise ArtifactVersionError(f"{source} has version {version}; this slimbind reads up to {VERSION}")
+            raise ArtifactVersionError(
+                f"{source} has version {version}; this slimbind reads up to {VERSION}",
+                hint="pip install --upgrade slimbind",
+            )
         try:
             recipe = cls.model_validate(raw)
         except ValidationError as error:

@@ -50,6 +50,11 @@ class Scheme:
         make: Make = getattr(import_module(module), function)
         return make(tower, calibration, self, progress)
 
+    @property
+    def looks_at_data(self) -> bool:
+        """Whether the outcome depends on the calibration data."""
+        return self.calibrates
+
     def to_record(self) -> dict[str, Any]:
         """Type, version and settings, as JSON can hold them."""
         return {"type": self.name, "version": self.version} | dataclasses.asdict(self)
@@ -64,6 +69,11 @@ class Learning(Scheme):
     def __post_init__(self) -> None:
         if self.qat_steps < 0:
             raise UsageError(f"{self.name}: qat_steps is {self.qat_steps}", hint="give 0, or some hundred batches")
+
+    @property
+    def looks_at_data(self) -> bool:
+        """See ``Scheme``."""
+        return self.calibrates or self.qat_steps > 0
 
 
 Smoothing = Literal["searched", "even", "off"]  # alpha searched per layer, 0.5 everywhere, none
@@ -107,6 +117,13 @@ class Int8Static(Learning):
     least: float = 0.995
     most_kept: float = 0.15
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not -1 <= self.least <= 1:
+            raise UsageError(f"{self.name}: least is {self.least}", hint="give a cosine, for example 0.995")
+        if not 0 <= self.most_kept <= 1:
+            raise UsageError(f"{self.name}: most_kept is {self.most_kept}", hint="give a share from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Int8Weight(Learning):
@@ -128,6 +145,11 @@ class Int4Weight(Learning):
     summary = "4-bit weights in groups, error compensated"
     group: int = 64
     method: Literal["gptq", "importance", "nearest"] = "gptq"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.group < 1:
+            raise UsageError(f"{self.name}: group is {self.group}", hint="give 1 or more, for example 64")
 
 
 @dataclass(frozen=True)

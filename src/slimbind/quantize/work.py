@@ -60,6 +60,7 @@ class Work:
             entry.weights,
             entry.scheme,
             entry.config,
+            [file.sha256 for file in entry.files],  # the tokenizer too
             entry.preprocess.model_dump(mode="json"),
             config.to_record(),
             engine,
