@@ -109,3 +109,10 @@ def test_what_is_restored_is_enough_and_none_of_it_in_vain(layers, allowed):
 def test_layers_restored_before_lead_the_list():
     chosen = restore({"a": 1.0, "b": 2.0, "c": 3.0}, {"a": 1, "b": 1, "c": 1}, allowed=2.5, first=["a"])
     assert chosen == ["a", "c"]
+
+
+def test_what_is_too_dear_to_restore_is_passed_over():
+    loss, cost = {"a": 0.01, "b": 0.001, "c": 0.0009}, {"a": 0.5, "b": 0.1, "c": 0.1}
+    assert restore(loss, cost, allowed=0.002) == ["a"]
+    assert restore(loss, cost, allowed=0.002, most=0.15) == ["b"]
+    assert restore(loss, cost, allowed=0.002, most=0.25) == ["b", "c"]

@@ -18,6 +18,7 @@ from these numbers is measured again as a whole (``agreement``), and corrected u
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,7 +108,12 @@ def agreement(reference: Tensor, found: Tensor) -> Agreement:
 
 
 def restore(
-    loss: Mapping[str, float], cost: Mapping[str, float], *, allowed: float, first: Sequence[str] = ()
+    loss: Mapping[str, float],
+    cost: Mapping[str, float],
+    *,
+    allowed: float,
+    first: Sequence[str] = (),
+    most: float = math.inf,
 ) -> list[str]:
     """The layers to leave in float so that the fall of the cosine is at most ``allowed``: most gained per cost first.
 
@@ -116,19 +122,22 @@ def restore(
         cost: layer -> what leaving it in float costs (multiplications, bytes).
         allowed: greatest sum of the losses of the layers that stay quantized.
         first: layers that were restored already; they lead the list, whatever they cost.
+        most: what all restored layers may cost together; one too dear for that is passed over.
 
     Returns:
-        Names in the order of restoring; all of them if nothing less is enough.
+        Names in the order of restoring; all that can be afforded if nothing less is enough.
     """
     chosen = list(first)
     left = sum(value for name, value in loss.items() if name not in chosen)
+    spent = sum(cost[name] for name in chosen)
     order = sorted(loss, key=lambda name: loss[name] / max(cost[name], 1e-30), reverse=True)
     for name in order:
         if left <= allowed:
             break
-        if name not in chosen:
+        if name not in chosen and spent + cost[name] <= most:
             chosen.append(name)
             left -= loss[name]
+            spent += cost[name]
     return chosen
 
 

@@ -216,9 +216,8 @@ class _Static:
                 break
             allowed = _MARGIN * self.left * wanted / off
             before = len(self.kept)
-            for name in restore(self.loss, self.work, allowed=allowed, first=self.kept)[before:]:
-                if self.share([*self.kept, name]) <= self.config.most_kept:
-                    self.kept.append(name)
+            most = self.config.most_kept * sum(self.work.values())
+            self.kept = restore(self.loss, self.work, allowed=allowed, first=self.kept, most=most)
             if len(self.kept) == before:
                 break
         return found
