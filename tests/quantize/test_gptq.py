@@ -11,6 +11,8 @@ from slimbind.artifact import Artifact
 from slimbind.errors import UsageError
 from slimbind.export.compare import samples
 from slimbind.export.job import load_tower
+from slimbind.quantize import gptq
+from slimbind.quantize.activations import InputStats
 from slimbind.quantize.emulate import emulate
 from slimbind.quantize.gptq import compensate, compensated
 from slimbind.quantize.plan import LARGEST, LayerPlan, Plan
@@ -178,3 +180,20 @@ def test_no_batches_is_an_error(split_folder):
     tower = load_tower(Artifact.open(split_folder), "imu")
     with pytest.raises(UsageError, match="nothing to calibrate with"):
         compensated(tower, [], plan_for(tower))
+
+
+def test_loud_inputs_that_repeat_each_other_get_more_damping(make_tower):
+    tower = make_tower("imu")
+    site = sites(tower)["stem.proj"]
+    rows = torch.randn(300, 48, generator=torch.Generator().manual_seed(0))
+    rows[:, 0] *= 1e3
+    rows[:, 1] = rows[:, 0] * (1 + 1e-4)
+    rows[:, 2] = rows[:, 0]
+    moment = rows.t() @ rows / len(rows)
+    with pytest.raises(ValueError, match="depend on each other"):
+        compensate(site.weight, moment, group=16)
+    plan = Plan({"stem.proj": LayerPlan(grouped(site.weight, 16))})
+    work = gptq._Work(tower, plan, sites(tower), ["stem.proj"], 0.03, None)
+    stats = InputStats(300, rows.amin(0), rows.amax(0), rows.mean(0), rows.square().mean(0), moment)
+    work.recode("stem.proj", stats)
+    assert work.done["stem.proj"].weight.codes.abs().max() <= 7

@@ -29,6 +29,10 @@ Stage = Callable[..., Tensor]
 _BLOCK = 128  # columns whose errors are passed on one by one; to all others they go in one product
 
 
+class DependentInputsError(ValueError):
+    """The second moment has no Cholesky factor: more damping is needed."""
+
+
 def compensate(
     weight: Tensor,
     moment: Tensor,
@@ -75,7 +79,7 @@ def _factor(moment: Tensor, order: Tensor, damping: float) -> Tensor:
     diagonal[diagonal <= 0] = 1.0  # an input that is always zero: nothing to make up for
     lower, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
-        raise ValueError(
+        raise DependentInputsError(
             f"the inputs depend on each other; damping {damping} is not enough, try {10 * damping or 0.03}"
         )
     factor: Tensor = (lower / lower.diagonal()).flip(0, 1)
@@ -124,7 +128,7 @@ def compensated(
         tower: as the plan was made for.
         batches: inputs to calibrate with; a few thousand tokens at least.
         plan: its linear layers' bits, groups and activations are kept.
-        damping: see ``compensate``.
+        damping: see ``compensate``; raised tenfold for a layer whose inputs need more.
         progress: is told how many of how many layers are done.
 
     Raises:
@@ -171,11 +175,20 @@ class _Work:
         assert layer.weight is not None and stats.moment is not None
         site, old = self.found[name], layer.weight
         group = site.weight.shape[1] // old.scale.shape[1]
-        new = compensate(site.weight, stats.moment, bits=old.bits, group=group, damping=self.damping)
+        new = self._compensated(site.weight, stats.moment, old.bits, group)
         self.done[name] = LayerPlan(new, layer.activation, layer.stored)
         self.twin = replace(self.twin, {name: twin(site, self.done[name], self.plan.group_size)})
         if self.progress is not None:
             self.progress(len(self.done), len(self.wanted))
+
+    def _compensated(self, weight: Tensor, moment: Tensor, bits: Literal[8, 4], group: int) -> WeightCodes:
+        """With more damping where loud inputs that depend on each other leave no digits for the rest."""
+        for times in (1, 10, 100, 1000):
+            try:
+                return compensate(weight, moment, bits=bits, group=group, damping=times * self.damping)
+            except DependentInputsError:
+                continue
+        return compensate(weight, moment, bits=bits, group=group, damping=10_000 * self.damping)
 
     def stage(self, part: str, run: Stage, given: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[Tensor]:
         """Round the layers of one part of the tower by what they are given, and give what the rounded part gives."""
