@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from slimbind.errors import UsageError
+from slimbind.errors import EngineError, UsageError
 from slimbind.quantize import activations
 from slimbind.quantize.activations import observe
 from slimbind.quantize.emulate import emulate
@@ -144,7 +144,7 @@ def test_mistakes_are_told(toy, pictures):
         observe(toy, [pictures], names=["nothing"])
     spoiled = pictures.clone()
     spoiled[3, 0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="input of conv is infinite or not a number"):
+    with pytest.raises(EngineError, match="input of conv is infinite or not a number"):
         observe(toy, [spoiled])
     with pytest.raises(ValueError, match=r"spare.* was never used"):
         spare = Toy()

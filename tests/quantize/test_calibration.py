@@ -141,3 +141,9 @@ def test_the_digest_tells_calibrated_from_held_out():
     digests = {Calibration([a, b], [a], "x").digest, Calibration([a], [b, a], "x").digest}
     digests |= {Calibration([a, b], [b], "x").digest, Calibration([b, a], [a], "x").digest}
     assert len(digests) == 4
+
+
+def test_a_folder_that_would_not_be_used_is_refused(tiny, tmp_path):
+    given = [str(pictures(tmp_path / name, 3)) for name in ("a", "b")]
+    with pytest.raises(UsageError, match=r"b would not be used: .*a is there for vision already"):
+        gather(tiny, ["vision", "imu"], given)

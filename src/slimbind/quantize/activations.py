@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from slimbind.errors import UsageError
+from slimbind.errors import EngineError, UsageError
 from slimbind.quantize.emulate import EmulatedConv
 from slimbind.quantize.observers import OBSERVERS, Observer
 from slimbind.quantize.plan import StaticRange
@@ -76,7 +76,7 @@ def observe(
 
     Raises:
         UsageError: an observer is unknown, or there are no batches.
-        ValueError: an input is not finite.
+        EngineError: an input is not finite.
         AttributeError: the tower has no layer of that name.
     """
     watched = _modules(tower, names)
@@ -155,7 +155,10 @@ class _Running:
         flat = x.reshape(-1, x.shape[-1]).float()
         low, high = flat.amin(0), flat.amax(0)
         if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
-            raise ValueError(f"the input of {self.name} is infinite or not a number")
+            raise EngineError(
+                f"the input of {self.name} is infinite or not a number",
+                hint="check the calibration data and the tower's weights for extreme values",
+            )
         total, squares = flat.double().sum(0), flat.double().square().sum(0)
         if self.count == 0:
             self.low, self.high, self.total, self.squares = low, high, total, squares

@@ -101,8 +101,17 @@ def gather(
     named, shared = _parse(given, modalities)
     others = [modality for modality in modalities if modality not in named]
     for useless in shared if not others else ():
-        raise UsageError(f"{useless} is given for all modalities, but each has data of its own already")
+        raise UsageError(
+            f"{useless} is given for all modalities, but each has data of its own already", hint="leave it out"
+        )
     there = {path: inputs.present(path, others) for path in shared}
+    for number, path in enumerate(shared):
+        before = {modality: first for first in reversed(shared[:number]) for modality in there[first]}
+        if before.keys() >= set(there[path]):
+            raise UsageError(
+                f"{path} would not be used: {before[there[path][0]]} is there for {', '.join(there[path])} already",
+                hint="put the files into one folder, or name what each is for: modality=path",
+            )
     found = {}
     for modality in modalities:
         own = named.get(modality) or next((path for path in shared if modality in there[path]), None)
