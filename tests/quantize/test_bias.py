@@ -126,3 +126,12 @@ def test_no_data(towers):
     tower = towers["depth"]
     with pytest.raises(ValueError, match="no batches"):
         bias.correct(tower, Plan(), [])
+
+
+def test_items_count_alike_in_batches_of_any_size(towers):
+    tower = towers["imu"]
+    x = tower.example(9)
+    plan = Plan({"stem.proj": coarse(tower, x).layers["stem.proj"]})
+    whole = bias.correct(tower, plan, [x]).get_submodule("stem.proj").bias
+    parts = bias.correct(tower, plan, x.split(8)).get_submodule("stem.proj").bias
+    assert torch.allclose(whole, parts, atol=1e-5)

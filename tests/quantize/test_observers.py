@@ -158,3 +158,15 @@ def test_minmax_takes_maps_as_well_as_tokens():
     observer = MinMax()
     observer.update(torch.arange(24.0).reshape(1, 2, 3, 4) - 3)
     assert observer.range() == StaticRange(-3.0, 20.0)
+
+
+@pytest.mark.parametrize("name", ["percentile", "histogram", "mse"])
+def test_a_batch_of_zeros_first_does_not_coarsen_the_bins(name):
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0)) * 1e-5
+    found = []
+    for parts in ((torch.zeros(100), x), (x, torch.zeros(100))):
+        observer = OBSERVERS[name]()
+        for part in parts:
+            observer.update(part)
+        found.append(observer.range())
+    assert found[0] == found[1]

@@ -410,3 +410,10 @@ def test_search_wants_rows(towers):
         one.rows = None
     with pytest.raises(ValueError, match="sample of rows"):
         smooth.search(tower, stats, layer_by(True, True))
+
+
+def test_the_search_keeps_to_the_even_alpha_where_a_single_row_tells_nothing():
+    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    row = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
+    cost = smooth._cost(row, weight, None, torch.ones(16), lambda rows, weight: rows.round() @ weight.t())
+    assert np.isfinite(cost) and cost > 0

@@ -29,7 +29,7 @@ def correct(
         tower: what the plan was made for.
         plan: linear and convolution layers that it quantizes are corrected; one without a bias gets one.
         batches: inputs of the tower. Each batch is run twice; later batches refine what earlier ones found, so that the
-            result is the mean over all of them.
+            result is the mean over all their items.
         progress: is told how many items have gone through.
 
     Raises:
@@ -65,11 +65,11 @@ def correct(
     seen = 0
     try:
         with torch.no_grad():
-            for number, batch in enumerate(batches, 1):
-                share = 1 / number
+            for batch in batches:
+                seen += len(batch)
+                share = len(batch) / seen
                 tower(batch)
                 twin(batch)
-                seen += len(batch)
                 if progress is not None:
                     progress(seen)
     finally:

@@ -73,7 +73,7 @@ class _Binned(MinMax):
 
     def _widen(self, largest: float) -> None:
         # the largest value must lie inside of its bin: frexp gives a power of two strictly above it
-        needed = math.ldexp(1.0, max(math.frexp(largest)[1], -100)) / _HALF
+        needed = math.ldexp(1.0, max(math.frexp(largest)[1], -100) if largest else -100) / _HALF
         if self.width == 0.0:
             self.width = needed
         while self.width < needed:

@@ -191,9 +191,10 @@ def _cost(
     by, rows = by.to(weight.dtype), rows if offset is None else rows - offset
     true = rows @ weight.t()
     error = (layer(rows / by, weight * by) - true).square().mean(0)
-    spread = true.var(0)
+    spread = true.var(0, correction=0)
     # An output that hardly varies must not outweigh all others by its own small errors.
-    floor = float(spread.mean()) * STILL + torch.finfo(torch.float32).tiny
+    # Where none varies (a single row), all count alike.
+    floor = float(spread.mean()) * STILL or 1.0
     return float((error / spread.clamp(min=floor)).mean())
 
 
