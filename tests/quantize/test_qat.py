@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
 from slimbind.artifact import Artifact
-from slimbind.errors import UsageError
+from slimbind.errors import ArtifactError, UsageError
 from slimbind.quantize import activations, qat, rounding, sites
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
@@ -105,6 +106,7 @@ def test_a_rate_that_ruins_the_tower_leaves_it_as_it_was(clip):
     assert done.steps == 4  # two looks in vain
     for name, layer in plan.layers.items():
         assert torch.equal(done.plan.layers[name].weight.codes, layer.weight.codes), name
+        assert done.plan.layers[name].activation == layer.activation, name
 
 
 def test_it_goes_on_where_it_was_interrupted(clip, tmp_path):
@@ -306,3 +308,23 @@ def test_a_job_fine_tunes_and_goes_on_where_it_was_stopped(split_folder, tmp_pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     with pytest.raises(UsageError, match="qat_steps"):
         Int8Static(qat_steps=-1)
+
+
+def test_a_checkpoint_that_was_judged_by_other_items_is_refused(clip, tmp_path):
+    (tower, plan), path = clip, tmp_path / "state.safetensors"
+    held = [inputs(tower, 4, 2), inputs(tower, 4, 3)]
+    refine(tower, plan, batches(tower), held, QatConfig(steps=1), checkpoint=path)
+    with pytest.raises(UsageError, match="belongs to the fine-tuning of another"):
+        refine(tower, plan, batches(tower), held[:1], QatConfig(steps=1), checkpoint=path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(clip, tmp_path, monkeypatch):
+    tower, plan = clip
+    held = [inputs(tower, 4, 2)]
+
+    def full(*args, **options):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr("slimbind.quantize.qat_checkpoint.save_file", full)
+    with pytest.raises(ArtifactError, match="No space left"):
+        refine(tower, plan, batches(tower), held, QatConfig(steps=1), checkpoint=tmp_path / "state.safetensors")

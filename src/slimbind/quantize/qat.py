@@ -218,7 +218,7 @@ class _Run:
     def go(self) -> Refined:
         config = self.config
         torch.manual_seed(config.seed)
-        self.digest = digest_of(self.tower, self.plan, asdict(config))
+        self.digest = digest_of(self.tower, self.plan, asdict(config), self.held_out)
         with torch.no_grad():
             targets = [self.teacher(batch) for batch in self.held_out]
         self.centre = torch.cat(targets).mean(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from slimbind.errors import UsageError
+from slimbind.export.saving import saving
 from slimbind.quantize.plan import Plan, StaticRange
 from slimbind.towers.layers import Tower
 
@@ -55,6 +56,9 @@ def save(
         optimizer: Adam over them.
         kept: the same parameters as they were at their best.
         state: how far it is.
+
+    Raises:
+        ArtifactError: it cannot be written.
     """
     tensors = {f"now/{name}": value.detach().contiguous() for name, value in parameters.items()}
     tensors |= {f"best/{name}": value for name, value in kept.items()}
@@ -64,8 +68,9 @@ def save(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        save_file(tensors, partial, metadata={"qat": json.dumps(asdict(state) | {"digest": digest})})
-        os.replace(partial, path)
+        with saving(path):
+            save_file(tensors, partial, metadata={"qat": json.dumps(asdict(state) | {"digest": digest})})
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,8 +106,8 @@ def load(
         raise UsageError(f"{path} is no checkpoint of a fine-tuning: {error}", hint="remove it") from error
 
 
-def digest_of(tower: Tower, plan: Plan, settings: Mapping[str, Any]) -> str:
-    """What a checkpoint must agree on: settings, ranges, codes, and the tower they are of."""
+def digest_of(tower: Tower, plan: Plan, settings: Mapping[str, Any], held_out: Iterable[Tensor]) -> str:
+    """What a checkpoint must agree on: settings, ranges, codes, the tower they are of, and what it is judged by."""
     digest = hashlib.sha256(json.dumps([dict(settings), tower.family, tower.modality, tower.config]).encode())
     for name, layer in sorted(plan.layers.items()):
         activation = layer.activation
@@ -111,4 +116,6 @@ def digest_of(tower: Tower, plan: Plan, settings: Mapping[str, Any]) -> str:
         if layer.weight is not None:
             for tensor in (layer.weight.codes, layer.weight.scale):
                 digest.update(tensor.contiguous().numpy().tobytes())
+    for batch in held_out:
+        digest.update(f"{list(batch.shape)}".encode() + batch.contiguous().numpy().tobytes())
     return digest.hexdigest()
