@@ -81,7 +81,6 @@ def make(split: Path, cache: Path, work: Path) -> Iterator[tuple[str, Artifact]]
     if not pictures.exists():
         np.savez(pictures, vision=sets.tensor(sets.learn(cache)[: 2 * QAT_ITEMS]).numpy())
         sentences.write_text("\n".join(_sentences(cache)[0]), encoding="utf-8")
-    data = {"calibrate": [f"vision={pictures}", f"text={sentences}"], "force": True, "threads": 2}
     for dtype in ("f32", "bf16"):
         folder = work / dtype
         yield dtype, Artifact.open(folder) if folder.exists() else export(split, folder, dtype=dtype)
@@ -90,8 +89,18 @@ def make(split: Path, cache: Path, work: Path) -> Iterator[tuple[str, Artifact]]
         folder, steps = work / name.replace(" ", "-"), getattr(scheme, "qat_steps", 0)
         if not folder.exists():
             started = time.process_time()
-            some = {"modalities": ["vision"], "samples": QAT_ITEMS} if steps else {"samples": CALIBRATED}
-            quantize(split, folder, scheme=scheme, note=print, **data, **some)
+            data = {"vision": pictures} if steps else {"vision": pictures, "text": sentences}
+            quantize(
+                split,
+                folder,
+                scheme=scheme,
+                modalities=data,
+                calibrate=[f"{modality}={path}" for modality, path in data.items()],
+                samples=QAT_ITEMS if steps else CALIBRATED,
+                force=True,
+                threads=2,
+                note=print,
+            )
             print(f"{name}: {time.process_time() - started:.0f} CPU-s", flush=True)
         yield name, Artifact.open(folder)
 
