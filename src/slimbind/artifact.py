@@ -57,7 +57,7 @@ class Fidelity(_Record):
     """Cosine to the fp32 reference over ``samples`` inputs, plain and after subtracting the mean embedding.
 
     ``reference_bytes`` is the size of the tower it was compared with, ``time_ratio`` how many times as fast it was:
-    both were timed in turns, in one run, on the machine that wrote this.
+    both were timed in turns, in one run, on the machine that wrote this; by ``quantize`` with one thread each.
     """
 
     samples: int = Field(ge=1)

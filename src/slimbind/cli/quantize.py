@@ -90,7 +90,7 @@ def quantize(
         console.say(
             f"{modality}: {entry.bytes / 2**20:.2f} MiB ({entry.bytes / (told.reference_bytes or 1):.0%}), "
             f"cosine {told.cosine_mean:.5f} mean, {told.cosine_min:.5f} least of {told.samples}, "
-            f"{told.time_ratio or 0:.1f} x as fast"
+            f"{told.time_ratio or 0:.1f} x as fast (one thread)"
         )
 
     with _stages(progress) as stages:

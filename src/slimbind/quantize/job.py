@@ -286,10 +286,12 @@ class _Job:
     def _run(
         self, folder: Path, entry: TowerEntry, modality: str, inputs: Sequence[torch.Tensor], progress: Progress
     ) -> tuple[list[NDArray[np.float32]], float]:
-        """What the written tower gives, and how many times as fast as the split one it is, a single item at a time."""
+        """What the written tower gives, and how many times as fast as the split one it is: one item, one thread."""
         done = progress("comparing", len(inputs))
         model = self.artifact.manifest.model
-        session = runtime_engine(self.engine).open(folder, entry, self.options, model=model, modality=modality)
+        # With more threads the ratio would be of how two libraries wait for each other's on a busy machine.
+        options = Options(threads=1)
+        session = runtime_engine(self.engine).open(folder, entry, options, model=model, modality=modality)
         with closing(session):
             found = []
             for number, x in enumerate(inputs, 1):
@@ -298,7 +300,7 @@ class _Job:
             progress("timing", 1)
             split = self.artifact.tower(modality)
             reference = runtime_engine(split.engine).open(
-                self.artifact.folder, split, self.options, model=model, modality=modality
+                self.artifact.folder, split, options, model=model, modality=modality
             )
             with closing(reference):
                 single = {INPUT: inputs[len(inputs) // 2][:1].numpy()}
