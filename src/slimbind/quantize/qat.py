@@ -203,7 +203,7 @@ class _Run:
         progress: Callable[[Progress], None],
     ) -> None:
         self.tower, self.teacher, self.plan, self.learned = tower, teacher.eval(), plan, learned
-        self.batches, self.held_out, self.config = batches, held_out, config
+        self.batches, self.held_out, self.config = batches, [_channels_last(x) for x in held_out], config
         self.checkpoint, self.progress = checkpoint, progress
         self.student = sites.replace(_rest_emulated(tower, plan, learned), dict(learned)).eval()
         self.modules = nn.ModuleDict({name.replace(".", "/"): layer for name, layer in learned.items()})
@@ -260,6 +260,7 @@ class _Run:
         return state.step >= self.config.steps or len(state.scores) - 1 - state.best >= self.config.patience
 
     def _learn(self, batch: Tensor) -> float:
+        batch = _channels_last(batch)
         with torch.no_grad(), _watched(self.teacher, self.anchors) as aims:
             target = self.teacher(batch)
         share = _share(self.state.step, self.config)
@@ -332,6 +333,11 @@ def _watched(tower: nn.Module, names: Sequence[str]) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _channels_last(batch: Tensor) -> Tensor:
+    """Maps with their channels together: depthwise convolutions learn several times as fast so."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 def _missed(found: Tensor, aim: Tensor) -> Tensor:
