@@ -37,6 +37,11 @@ def append_row(x: Tensor, row: Tensor | None) -> Tensor:
     return torch.cat([x, shaped.expand(x.shape[0], -1, -1, -1)], dim=2)
 
 
+def by_head(x: Tensor, heads: int) -> Tensor:
+    """Tokens ``[n, length, width]`` as ``[n, heads, length, width / heads]``."""
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one joined projection for queries, keys and values.
 
@@ -56,8 +61,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens ``[n, length, width]`` in and out."""
-        joined: Tensor = self.qkv(x).unflatten(-1, (3, self.heads, -1))
-        query, key, value = joined.permute(2, 0, 3, 1, 4).unbind(0)
+        # cut first, then turned one by one: an engine does these turns inside of its attention
+        query, key, value = (by_head(part, self.heads) for part in self.qkv(x).chunk(3, -1))
         key, value = append_row(key, self.bias_k), append_row(value, self.bias_v)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))

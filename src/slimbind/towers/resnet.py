@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from slimbind.errors import CheckpointError
 from slimbind.towers.keys import Config, Rule, Rules, Shapes, affine, check_heads, copy, depth_of, require
-from slimbind.towers.layers import Tower
+from slimbind.towers.layers import Tower, by_head
 
 EXPANSION = 4
 HEAD_WIDTH = 64
@@ -59,8 +59,8 @@ class AttentionPool(nn.Module):
         """A feature map ``[n, width, height, width']`` in, ``[n, dim]`` out."""
         cells = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1) + self.pos_embed
-        query: Tensor = self.q(tokens[:, :1]).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.kv(tokens).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        query = by_head(self.q(tokens[:, :1]), self.heads)
+        key, value = (by_head(part, self.heads) for part in self.kv(tokens).chunk(2, -1))
         mixed = F.scaled_dot_product_attention(query, key, value)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(1))
         return out

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimbind.towers.layers import Attention, Block, FrameStem, Tower, TransformerTower, append_row, pick
+from slimbind.towers.layers import Attention, Block, FrameStem, Tower, TransformerTower, append_row, by_head, pick
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -124,9 +124,8 @@ class PooledAttention(nn.Module):
 
     def forward(self, x: Tensor, index: Tensor | None) -> Tensor:
         """Tokens ``[n, length, width]`` in, the pooled one ``[n, 1, width]`` out."""
-        query: Tensor = self.q(pick(x, index)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        both: Tensor = self.kv(x).unflatten(-1, (2, self.heads, -1))
-        key, value = both.permute(2, 0, 3, 1, 4).unbind(0)
+        query = by_head(self.q(pick(x, index)), self.heads)
+        key, value = (by_head(part, self.heads) for part in self.kv(x).chunk(2, -1))
         key, value = append_row(key, self.bias_k), append_row(value, self.bias_v)
         mask = None
         if self.causal and index is not None:
