@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, UsageError
 from slimbind.media.spec import PreprocessSpec, TextSpec
 from slimbind.modalities import MODALITIES
+from slimbind.sizes import binary
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -367,7 +368,7 @@ def check_space(destination: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed:
         raise ArtifactError(
-            f"{destination} needs {needed / 2**20:.0f} MiB, but only {free / 2**20:.0f} MiB are free there",
+            f"{destination} needs {binary(needed)}, but only {binary(free)} are free there",
             hint="free some space, choose another place, or ask for fewer modalities",
         )
 

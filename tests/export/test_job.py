@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from slimbind.errors import (
     UsageError,
 )
 from slimbind.export import compare, job, onnx, openvino, openvino_plan
+from slimbind.export.saving import converting, saving
 from slimbind.quantize.plan import Plan
 from slimbind.towers.layers import Tower
 from slimbind.towers.simplify import simplify
@@ -159,7 +161,7 @@ def test_damaged_weights_are_not_exported(split_folder, tmp_path):
 
 def test_too_small_a_disk_is_noticed_before_anything_is_written(split_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("slimbind.artifact.shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000}))
-    with pytest.raises(ArtifactError, match=r"needs \d+ MiB, but only 0 MiB are free there"):
+    with pytest.raises(ArtifactError, match=r"needs [\d.]+ [KM]iB, but only 1000 bytes are free there"):
         job.export(split_folder, tmp_path / "deep" / "out", modalities=["imu"])
     assert list(tmp_path.iterdir()) == []
 
@@ -180,7 +182,7 @@ def test_a_disk_that_fills_up_is_said_and_leaves_nothing(split_folder, tmp_path,
         options = ["--engine", engine, "--dtype", dtype, "--modalities", "imu", "--threads", "1"]
         assert run(["export", str(split_folder), "-o", out, *options]) == 1
         told = capsys.readouterr().err
-        assert "tower." in told and "could not be written" in told and "MiB are free there" in told
+        assert "tower." in told and "could not be written" in told and "are free there" in told
         assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", disk], check=True)
@@ -196,8 +198,36 @@ def test_what_cannot_be_converted_is_an_engine_error(module, tmp_path):
             return torch.linalg.eigvals(x @ x.T).real[None]
 
     tower = Odd("none", "imu", {"dim": 4}, logit_scale=False)
-    with pytest.raises(EngineError, match="cannot convert the imu tower"):
+    with pytest.raises(EngineError, match=r"cannot convert the imu tower: No .*eig") as refused:
         module.write(tower, tmp_path, Plan())
+    assert "\n" not in refused.value.message
+    assert ("--engine onnx" if module is openvino else "--engine openvino") in refused.value.hint
+
+
+@pytest.mark.parametrize("around", [saving(Path("x")), converting("it", "imu", instead="onnx")])
+def test_ctrl_c_inside_of_a_library_is_ctrl_c_whatever_it_was_made_into(around):
+    with pytest.raises(KeyboardInterrupt), around:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as stopped:
+            raise RuntimeError("the stage failed") from stopped
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("mini", "mini is the name of a model; what is wanted is a folder that `slimbind split`", "recipes/mini/split"),
+        ("imagebind-huge", "is the name of a model", "slimbind split imagebind-huge -o imagebind-huge-split/"),
+        ("nowhere", "nowhere is not there; what is wanted is a folder", "slimbind split CHECKPOINT -o nowhere-split/"),
+        ("model.pth", "is not a slimbind artifact; what is", "slimbind split model.pth -o model-split/"),
+    ],
+)
+def test_what_is_no_split_folder_is_told_how_to_become_one(tmp_path, monkeypatch, name, message, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.pth").write_bytes(b"PK")
+    with pytest.raises(ArtifactError, match=message) as refused:
+        job.export(name, tmp_path / "out")
+    assert hint in refused.value.hint
 
 
 def test_without_the_onnx_exporter_the_mend_is_told(split_folder, tmp_path, monkeypatch):

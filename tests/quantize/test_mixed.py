@@ -115,7 +115,7 @@ def test_a_recipe_may_ask_for_calibrated_ranges(make_tower, make_data):
     ("config", "message"),
     [
         (Mixed(), "needs to know what for"),
-        (Mixed(max_size=10), r"does not fit into 0\.0 MB.*ask for --max-size"),
+        (Mixed(max_size=10), r"does not fit into 10 bytes.*ask for --max-size"),
         (Mixed(max_size=0), "the size is 0"),
         (Mixed(min_fidelity=1.5), "the fidelity is 1.5"),
         (Mixed(min_fidelity=0.9999999), "with every layer in bf16"),
@@ -142,7 +142,7 @@ def test_what_cannot_be_is_refused(tower, data, config, message):
 
 def test_two_budgets_that_do_not_go_together(tower, data, sizes):
     with pytest.raises(
-        UsageError, match=r"reaches a cosine of 0\.\d+ within .* MB, not 0\.99998 \(it would take about"
+        UsageError, match=r"reaches a cosine of 0\.\d+ within .* [KM]B, not 0\.99998 \(it would take about"
     ):
         mixed.make(tower, data, Mixed(max_size=sizes["int4-weight"] + 5000, min_fidelity=0.99998), silent)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,12 @@ def test_a_checkpoint_of_something_else_is_refused(clip, tmp_path):
     refine(tower, plan, batches(tower), held, QatConfig(steps=1), checkpoint=path)
     with pytest.raises(UsageError, match="another tower, plan or setting"):
         refine(tower, plan, batches(tower), held, QatConfig(steps=2), checkpoint=path)
+    layer = sites.shallow(tower.get_submodule("blocks.0.mlp.fc1"))
+    layer.bias = torch.nn.Parameter(layer.bias + 1, requires_grad=False)
+    other_bias = sites.replace(tower, {"blocks.0.mlp.fc1": layer})
+    for other, changed in ((other_bias, plan), (tower, replace(plan, rest="f16"))):
+        with pytest.raises(UsageError, match="another tower, plan or setting"):
+            refine(other, changed, batches(tower), held, QatConfig(steps=1), checkpoint=path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UsageError, match="no checkpoint"):
         refine(tower, plan, batches(tower), held, QatConfig(steps=1), checkpoint=path)

@@ -16,7 +16,6 @@ import pytest
 import slimbind
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, EngineError, UsageError
 from slimbind.runtime import model as model_module
-from slimbind.runtime.model import parse_bytes
 from slimbind.runtime.pool import TowerPool
 
 
@@ -203,29 +202,6 @@ def test_a_preload_that_cannot_be_opens_nothing(toy_artifact, monkeypatch):
 def test_a_senseless_idle_time_is_an_error(toy_artifact, ttl):
     with pytest.raises(UsageError, match="idle_ttl"):
         slimbind.load(toy_artifact, idle_ttl=ttl)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [
-        (5, 5),
-        ("5", 5),
-        ("2GB", 2 * 10**9),
-        ("2 GiB", 2 << 30),
-        ("1.5mb", 1_500_000),
-        (" 7 KiB ", 7168),
-        ("3b", 3),
-        ("9" * 400, 1 << 62),
-    ],
-)
-def test_sizes_are_read_as_people_write_them(text, size):
-    assert parse_bytes(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "GB", "2 parsecs", "-1", "0", 0, -5, True, "1e9", 1.5])
-def test_senseless_sizes_are_errors_that_show_the_way(text):
-    with pytest.raises(UsageError, match="memory size is .*2GB"):
-        parse_bytes(text)
 
 
 def test_compiled_models_are_kept_where_asked(toy_artifact, tmp_path):

@@ -21,7 +21,7 @@ def export(
     dtype: Annotated[
         str, typer.Option(help="How weights are stored: f32 | f16 | bf16 (bf16 with openvino only).")
     ] = "f32",
-    modalities: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    modalities: options.Modalities = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an artifact that is there.")] = False,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -50,7 +50,7 @@ def export(
         output,
         engine=engine,
         dtype=dtype,
-        modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
+        modalities=options.modality_list(modalities),
         overwrite=overwrite,
         threads=threads,
         report=report,

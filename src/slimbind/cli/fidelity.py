@@ -31,7 +31,7 @@ def fidelity(
             help="A folder of files, a .txt of sentences or a .npz of inputs (default: what comes with slimbind).",
         ),
     ] = None,
-    modalities: Annotated[str, typer.Option(help="Comma-separated; by default all that both models have.")] = "",
+    modalities: options.Modalities = "",
     samples: Annotated[int, typer.Option(min=1, help="Most items of a modality.")] = 32,
     least: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Exit with code 3 where the least cosine lies below this.")
@@ -63,7 +63,7 @@ def fidelity(
             reference,
             candidate,
             data=data,
-            modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
+            modalities=options.modality_list(modalities),
             samples=samples,
             threads=threads,
             device=device,

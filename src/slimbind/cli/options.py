@@ -15,8 +15,15 @@ Model = Annotated[
 Modality = Annotated[
     str,
     typer.Option(
-        envvar="SLIMBIND_MODALITY", help="auto (by file type) | vision | text | audio | depth | thermal | imu."
+        "--modality",
+        "--modalities",
+        envvar="SLIMBIND_MODALITY",
+        help="auto (by file type) | vision | text | audio | depth | thermal | imu.",
     ),
+]
+Modalities = Annotated[
+    str,
+    typer.Option("--modalities", "--modality", help="Only these towers, separated by commas; all by default."),
 ]
 BatchSize = Annotated[
     int | None, typer.Option(envvar="SLIMBIND_BATCH_SIZE", min=1, help="Most items in one forward pass.")
@@ -62,6 +69,17 @@ def only_modality(value: str) -> str | None:
     if value not in MODALITIES:
         raise UsageError.unknown("modality", value, ["auto", *MODALITIES])
     return value
+
+
+def modality_list(value: str) -> list[str] | None:
+    """The modalities named on the command line, separated by commas; None for all.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    from slimbind.modalities import check_modality
+
+    return [check_modality(name.strip()) for name in value.split(",") if name.strip()] or None
 
 
 def index_folder(given: Path | None) -> Path:

@@ -35,7 +35,7 @@ def quantize(
     engine: Annotated[
         str, typer.Option(envvar="SLIMBIND_ENGINE", help="openvino | onnx (eager-*: torch). [default: openvino]")
     ] = "",
-    modalities: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    modalities: options.Modalities = "",
     calibrate: Annotated[
         list[str] | None,
         typer.Option(
@@ -49,7 +49,9 @@ def quantize(
         int | None, typer.Option(min=1, help="Most items to calibrate with, of each modality. [default: 32, texts 128]")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="JSON that says which layers get which scheme.")] = None,
-    max_size: Annotated[str, typer.Option(help="mixed: most bytes of a tower, for example 300MB.")] = "",
+    max_size: Annotated[
+        str, typer.Option(help="mixed: the most that each tower (not all together) may take, for example 300MB.")
+    ] = "",
     min_fidelity: Annotated[
         float | None, typer.Option(help="mixed: the least cosine that the worst item may have.")
     ] = None,
@@ -99,7 +101,7 @@ def quantize(
             output,
             scheme=config,
             engine=engine or None,
-            modalities=[name.strip() for name in modalities.split(",") if name.strip()] or None,
+            modalities=options.modality_list(modalities),
             calibrate=calibrate or (),
             samples=samples,
             force=force,
@@ -128,7 +130,7 @@ def _config(name: str, recipe: Path | None, max_size: str, min_fidelity: float |
     from slimbind.errors import UsageError
     from slimbind.quantize.recipe import Recipe
     from slimbind.quantize.schemes import scheme
-    from slimbind.runtime.model import parse_bytes
+    from slimbind.sizes import parse_bytes
 
     mixed = {
         "--recipe": recipe is not None,

@@ -32,7 +32,7 @@ def split(
         str, typer.Argument(help="A file, a folder, hf://ORG/REPO@REVISION, https://..., or a known model's name.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")],
-    modalities: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    modalities: options.Modalities = "",
     config: Annotated[
         Path | None, typer.Option(help="JSON with what the weights do not tell, such as the number of heads.")
     ] = None,
@@ -51,7 +51,6 @@ def split(
     from slimbind.artifact import ModelInfo, check_destination
     from slimbind.errors import MissingExtraError
     from slimbind.hub.sources import read_json
-    from slimbind.modalities import check_modality
 
     try:
         from slimbind.towers import split as towers_split
@@ -59,7 +58,7 @@ def split(
     except ImportError as error:
         raise MissingExtraError("PyTorch", extra="build") from error
 
-    wanted = [check_modality(name.strip()) for name in modalities.split(",") if name.strip()] or None
+    wanted = options.modality_list(modalities)
     check_destination(output, overwrite=overwrite)  # before anything is fetched
     given = read_json(config) if config is not None else None
     found = _find(hub, checkpoint, sha256, progress)

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destination, check_space
+from slimbind.artifact import MANIFEST, Artifact, ArtifactWriter, TowerEntry, check_destination, check_space
 from slimbind.errors import ArtifactError, UsageError
 from slimbind.export import compare, onnx, openvino
+from slimbind.hub.known import find
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.quantize.plan import Float, Plan
 from slimbind.runtime.engine import Options, engine, single_file
@@ -68,7 +69,7 @@ def export(
     if stored is None:
         raise UsageError.unknown(f"dtype for {engine}", dtype, dtypes)
     check_destination(Path(destination), overwrite=overwrite, source=Path(source))
-    artifact = Artifact.open(source)
+    artifact = open_split(source)
     wanted = artifact.modalities if modalities is None else tuple(check_modality(name) for name in modalities)
     chosen = [name for name in MODALITIES if name in wanted]
     entries = {name: _split_entry(artifact, name) for name in chosen}
@@ -86,6 +87,25 @@ def export(
             gc.collect()  # traced modules refer to themselves
             trim_heap()  # the next tower needs the room
     return Artifact.open(destination)
+
+
+def open_split(source: str | os.PathLike[str]) -> Artifact:
+    """The folder that towers are taken from.
+
+    Raises:
+        ArtifactError: there is no artifact; says how one is made of what is there.
+    """
+    if (Path(source) / MANIFEST).exists():
+        return Artifact.open(source)
+    known = find(os.fspath(source))
+    made = f"{Path(source).name.rpartition('.')[0] or Path(source).name}-split"
+    hint = f"make one: slimbind split {source if known or Path(source).exists() else 'CHECKPOINT'} -o {made}/"
+    if known is not None and known.packaged:
+        hint = f"{source} comes quantized; recipes/{source}/split.py writes the folder it was made from"
+    what = "is not a slimbind artifact" if Path(source).exists() else "is not there"
+    if known is not None:
+        what = "is the name of a model"
+    raise ArtifactError(f"{source} {what}; what is wanted is a folder that `slimbind split` wrote", hint=hint)
 
 
 def load_tower(artifact: Artifact, modality: str) -> Tower:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from slimbind.errors import EngineError, MissingExtraError
-from slimbind.export.saving import saving
+from slimbind.errors import MissingExtraError
+from slimbind.export.saving import converting, saving
 from slimbind.quantize.plan import Plan
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT
@@ -40,8 +40,9 @@ def write(tower: Tower, folder: Path, plan: Plan) -> None:
         raise MissingExtraError("the ONNX exporter (onnx, onnxscript)", extra="onnx") from error
     from slimbind.export.onnx_plan import Lowering
 
-    program = _export(tower)
-    Lowering(program.model, plan).write()
+    with converting("the ONNX exporter", tower.modality, instead="openvino"):
+        program = _export(tower)
+        Lowering(program.model, plan).write()
     with saving(folder / FILE):
         program.save(folder / FILE, external_data=True)
 
@@ -65,7 +66,5 @@ def _export(tower: Tower) -> Any:  # noqa: ANN401  (torch's ONNXProgram, or None
                 dynamic_shapes=(axes,),
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever its stages raise
-        raise EngineError(f"the ONNX exporter cannot convert the {tower.modality} tower: {error}") from error
     finally:
         logger.setLevel(level)

@@ -26,6 +26,7 @@ from typing import IO, Any
 
 from slimbind.errors import HubError, OfflineError, UsageError
 from slimbind.hub.offline import is_offline
+from slimbind.sizes import binary
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -249,9 +250,7 @@ class _Download:
             hint = "free some space, or set SLIMBIND_CACHE to another disk"
             if not self._length():
                 self._forget()
-            raise HubError(
-                f"{self.part.parent} has {free / 2**20:.0f} MiB free; {needed / 2**20:.0f} MiB are needed", hint=hint
-            )
+            raise HubError(f"{self.part.parent} has {binary(free)} free; {binary(needed)} are needed", hint=hint)
 
     def _finish(self) -> Path:
         assert self.file is not None

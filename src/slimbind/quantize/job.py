@@ -20,7 +20,7 @@ from slimbind.artifact import Artifact, ArtifactWriter, TowerEntry, check_destin
 from slimbind.errors import ArtifactError, DriftError, UsageError
 from slimbind.evaluate import fidelity
 from slimbind.evaluate.speed import in_turns
-from slimbind.export.job import WRITERS, load_tower
+from slimbind.export.job import WRITERS, load_tower, open_split
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.quantize import mixed, qat
 from slimbind.quantize.calibration import Calibration, gather
@@ -90,7 +90,7 @@ def quantize(
     config = named_scheme(scheme) if isinstance(scheme, str) else scheme
     chosen_engine = _engine_for(config, engine)
     check_destination(Path(destination), overwrite=overwrite, source=Path(source))
-    artifact = Artifact.open(source)
+    artifact = open_split(source)
     entries = _entries(artifact, modalities)
     _check_settings(config, artifact, entries, chosen_engine)
     estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK

@@ -29,6 +29,7 @@ from slimbind.quantize.sensitivity import Loss, agreement, embed, measure, twins
 from slimbind.quantize.sites import Site, sites
 from slimbind.quantize.smooth import smooth
 from slimbind.quantize.static import Data, probe_size
+from slimbind.sizes import at_least, decimal
 from slimbind.towers.layers import Tower
 
 _OPTIONS: tuple[LayerScheme, ...] = ("bf16", "int8-dynamic", "int8-weight", "int4-weight")
@@ -196,9 +197,9 @@ class _Mix:
         smallest: Choice = {name: (self._options(site)[-1], None) for name, site in self.sites.items()}
         if size is not None and self.bytes(smallest) > size:
             raise UsageError(
-                f"the {self.tower.modality} tower does not fit into {size / 1e6:.1f} MB: with as few bits as possible "
-                f"it takes {self.bytes(smallest) / 1e6:.1f} MB",
-                hint=f"ask for --max-size {self.bytes(smallest) / 1e6 + 0.1:.1f}MB or more, or make the tower smaller",
+                f"the {self.tower.modality} tower does not fit into {decimal(size)}: with as few bits as possible "
+                f"it takes {decimal(self.bytes(smallest))}",
+                hint=f"ask for --max-size {at_least(self.bytes(smallest))} or more, or make the tower smaller",
             )
         steps = self._steps(self._measure(progress))
         fitting = len(steps)
@@ -213,9 +214,8 @@ class _Mix:
         if found < wanted:
             enough = self.bytes(_after(start, steps, self._longest(start, steps, wanted)))
             raise UsageError(
-                f"the {self.tower.modality} tower reaches a cosine of {found:.4f} within {size / 1e6:.1f} MB, "
-                f"not {wanted}",
-                hint=f"it would take about --max-size {enough / 1e6 + 0.1:.1f}MB, or --min-fidelity {found - 5e-5:.4f}",
+                f"the {self.tower.modality} tower reaches a cosine of {found:.4f} within {decimal(size)}, not {wanted}",
+                hint=f"it would take about --max-size {at_least(enough)}, or --min-fidelity {found - 5e-5:.4f}",
             )
         return _after(start, steps, fitting)
 

@@ -1,6 +1,6 @@
 """Ranges of activations from a stream of values: all of them, nearly all, or those that cost the least.
 
-The observers that look at more than extremes share one histogram whose bins have a power of two as their width. When a
+Each observer that looks at more than extremes keeps a histogram whose bins have a power of two as their width. When a
 value lies beyond it, neighbouring bins are merged; what comes out depends on the values alone, not on their order nor
 on how they were cut into batches.
 """

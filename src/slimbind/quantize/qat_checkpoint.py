@@ -107,15 +107,24 @@ def load(
 
 
 def digest_of(tower: Tower, plan: Plan, settings: Mapping[str, Any], held_out: Iterable[Tensor]) -> str:
-    """What a checkpoint must agree on: settings, ranges, codes, the tower they are of, and what it is judged by."""
-    digest = hashlib.sha256(json.dumps([dict(settings), tower.family, tower.modality, tower.config]).encode())
+    """What a checkpoint must agree on: settings, plan, every value of the tower, and what it is judged by."""
+    rest = [plan.rest, plan.precision, plan.group_size]
+    digest = hashlib.sha256(json.dumps([dict(settings), rest, tower.family, tower.modality, tower.config]).encode())
     for name, layer in sorted(plan.layers.items()):
         activation = layer.activation
         told = [activation.low, activation.high] if isinstance(activation, StaticRange) else activation
-        digest.update(json.dumps([name, told]).encode())
+        digest.update(json.dumps([name, told, layer.stored]).encode())
         if layer.weight is not None:
             for tensor in (layer.weight.codes, layer.weight.scale):
-                digest.update(tensor.contiguous().numpy().tobytes())
+                _take(digest, tensor)
+    for name, value in sorted(tower.state_dict().items()):
+        digest.update(name.encode())
+        _take(digest, value)
     for batch in held_out:
-        digest.update(f"{list(batch.shape)}".encode() + batch.contiguous().numpy().tobytes())
+        _take(digest, batch)
     return digest.hexdigest()
+
+
+def _take(digest: hashlib._Hash, tensor: Tensor) -> None:
+    digest.update(f"{list(tensor.shape)} {tensor.dtype}".encode())
+    digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,13 +21,11 @@ from slimbind.runtime.encoder import Embedded, Encoder
 from slimbind.runtime.engine import Options, Session, engine
 from slimbind.runtime.pool import LoadedTower, TowerPool
 from slimbind.runtime.threads import resolve_threads
+from slimbind.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from slimbind.media import Preprocessor
     from slimbind.media.limits import Limits
-
-_MOST_BYTES = 1 << 62
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def load(
@@ -258,21 +255,3 @@ class _Parts:
             if modality in self._unverified:
                 self._artifact.verify(modality)
                 self._unverified.discard(modality)
-
-
-def parse_bytes(size: int | str) -> int:
-    """A number of bytes, or text like ``"2GB"``, ``"512 MiB"``, ``"1.5GB"``.
-
-    Raises:
-        UsageError: it is neither, or not above 0.
-    """
-    mend = 'give bytes, or text like "2GB" (10^9 bytes each) or "2GiB" (2^30)'
-    if isinstance(size, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-        if match is None or match[2].upper() not in _UNITS:
-            raise UsageError(f"the memory size is {size!r}", hint=mend)
-        number = float(match[1]) * _UNITS[match[2].upper()]
-        size = int(number) if number < _MOST_BYTES else _MOST_BYTES  # hundreds of digits are infinity
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError(f"the memory size is {size!r}", hint=mend)
-    return size
