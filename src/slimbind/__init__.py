@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slimbind.artifact import Artifact, Manifest
+    from slimbind.collection import Collection
     from slimbind.errors import SlimbindError
     from slimbind.media.limits import Limits
     from slimbind.runtime.model import Model, load
@@ -15,6 +16,7 @@ __version__ = "0.1.0"
 # Public names load on first use, so that `import slimbind` costs nothing: no numpy, no engine, no torch.
 _WHERE = {
     "Artifact": "slimbind.artifact",
+    "Collection": "slimbind.collection",
     "Limits": "slimbind.media.limits",
     "Manifest": "slimbind.artifact",
     "Model": "slimbind.runtime.model",
@@ -22,7 +24,7 @@ _WHERE = {
     "load": "slimbind.runtime.model",
 }
 
-__all__ = ["Artifact", "Limits", "Manifest", "Model", "SlimbindError", "__version__", "load"]
+__all__ = ["Artifact", "Collection", "Limits", "Manifest", "Model", "SlimbindError", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module hands out anything)

@@ -10,8 +10,6 @@ import sys
 
 import pytest
 
-from slimbind.collection import FlatIndex
-
 
 def names(result):
     return [os.path.basename(hit["path"]) for hit in result.json]
@@ -113,7 +111,7 @@ def test_a_bad_query_file_is_an_error(cli, indexed, tmp_path, content):
 def test_no_index_says_how_to_make_one(cli):
     result = cli("search", "red")
     assert result.code == 1
-    assert "error: there is no index at" in result.err
+    assert "error: there is no collection at" in result.err
     assert "hint: make one with `slimbind index FOLDER`" in result.err
 
 
@@ -220,7 +218,7 @@ def test_a_model_without_sight_and_hearing_asks_what_to_index(cli, toy_folder, m
 def test_an_index_in_a_folder_of_other_things_is_refused(cli, toy_folder):
     result = cli("index", toy_folder, "--index", toy_folder)
     assert result.code == 1
-    assert "not empty and not an index" in result.err
+    assert "not empty and not a collection" in result.err
 
 
 def test_the_index_may_lie_in_the_folder_it_indexes(cli, toy_folder):
@@ -231,24 +229,39 @@ def test_the_index_may_lie_in_the_folder_it_indexes(cli, toy_folder):
 
 
 def test_a_damaged_index_is_an_error_with_a_mend(cli, indexed, tmp_path):
-    (vectors,) = (tmp_path / "index").glob("vectors-*.npy")
-    data = bytearray(vectors.read_bytes())
-    data[-2] ^= 1
-    vectors.write_bytes(data)
+    file = tmp_path / "index" / "collection.db"
+    file.write_bytes(b"x" * file.stat().st_size)
     for args in (["search", "red"], ["index", indexed]):
         result = cli(*args)
         assert result.code == 1
-        assert "was changed" in result.err
-        assert "hint: delete the folder and run `slimbind index` again" in result.err
+        assert "is damaged" in result.err
+        assert "hint: restore it from a backup, or delete the folder" in result.err
 
 
-def test_a_writer_at_work_is_respected(cli, indexed, tmp_path):
-    with FlatIndex.open(tmp_path / "index", writable=True):
-        result = cli("index", indexed)
+def test_an_index_of_the_first_slimbind_is_refused_with_a_mend(cli, toy_folder, tmp_path):
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index.json").write_text("{}")
+    for args in (["search", "red"], ["index", toy_folder]):
+        result = cli(*args)
         assert result.code == 1
-        assert "another process is writing" in result.err
-        assert cli("search", "red").code == 0
-    assert cli("index", indexed).code == 0
+        assert "index of an earlier slimbind" in result.err
+        assert "run `slimbind index` again" in result.err
+
+
+def test_answers_may_be_filtered(cli, indexed):
+    assert names(cli("search", "red", "--where", "suffix = '.jpg'", "--json")) == ["green.jpg"]
+    few = cli("search", "red", "--where", "modality = 'audio' and not source like '%rumble%'", "--json")
+    assert names(few) == ["whistle.flac"]
+    assert few.json[0]["metadata"]["suffix"] == ".flac"
+    both = cli("search", "red", "--modality", "vision", "--where", "modality = 'audio'", "--json")
+    assert both.json == []
+
+
+def test_a_filter_that_cannot_be_read_says_where(cli, indexed):
+    result = cli("search", "red", "--where", "suffix = jpg")
+    assert (result.code, result.out) == (2, b"")
+    assert "at character 10: a value" in result.err
+    assert "suffix = -->jpg" in result.err
 
 
 def test_strange_names_are_printed_safely_and_whole(cli, toy_folder):
@@ -273,7 +286,7 @@ def test_a_home_folder_is_resolved_where_the_shell_did_not(cli, toy_folder, tmp_
     monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert cli("index", toy_folder, "--index=~/mine").code == 0
-    assert (tmp_path / "home" / "mine" / "index.json").exists()
+    assert (tmp_path / "home" / "mine" / "collection.db").exists()
     assert not (tmp_path / "~").exists()
     assert cli("search", "red", "--index=~/mine").code == 0
 

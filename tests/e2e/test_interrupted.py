@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from slimbind.collection import FlatIndex
+from slimbind.collection import Collection
 
 from .conftest import PROGRAM
 
@@ -50,7 +50,7 @@ def test_an_interrupted_index_goes_on_where_it_stopped(slimbind, toy_artifact, t
     args = "index", toy_folder, "-m", toy_artifact, "--index", index
     stopped = slimbind(*args, check=130, program=at_the_third("slimbind.bulk", "indexing", "_apply"))
     assert b"3 files are in the index; run the same command again to go on" in stopped.stderr
-    with FlatIndex.open(index) as shelf:
+    with Collection.open(index) as shelf:
         assert len(shelf) == 3
     assert b"2 added, 0 changed, 3 unchanged, 0 removed, 0 failed" in slimbind(*args).stderr
 
@@ -96,7 +96,7 @@ def test_closed_streams_are_no_traceback_and_nothing_is_written_into_other_files
     (toy_folder / "bad.png").write_text("no picture, so that there is something to say")
     for folder in ("index", "again"):
         slimbind("index", toy_folder, "-m", toy_artifact, "--index", tmp_path / folder, preexec_fn=close, check=4)
-    with FlatIndex.open(tmp_path / "again") as index:
+    with Collection.open(tmp_path / "again") as index:
         assert len(index) > 0
     lost = slimbind("search", "red", "--index", tmp_path / "index", preexec_fn=close, check=int(1 in closed))
     assert bool(lost.stdout) == (1 not in closed)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import slimbind as library
-from slimbind.collection import FlatIndex
+from slimbind.collection import Collection
 
 from .conftest import PROGRAM
 
@@ -56,14 +56,14 @@ def test_everyday_queries_are_answered(slimbind, tmp_path):
     """The share of queries that have an expected file among their first three answers; see the model card."""
     slimbind("index", SAMPLES, "--index", tmp_path / "i")
     queries = json.loads((SAMPLES / "queries.json").read_text(encoding="utf-8"))
-    with FlatIndex.open(tmp_path / "i") as index, library.load("mini", threads=1) as model:
-        known = {os.path.relpath(entry.path, SAMPLES).replace(os.sep, "/") for entry in index.entries()}
+    with Collection.open(tmp_path / "i") as index, library.load("mini", threads=1) as model:
+        known = {os.path.relpath(entry.source, SAMPLES).replace(os.sep, "/") for entry in index.entries()}
         asked = {text: set(expected) & known for text, expected in queries.items() if set(expected) & known}
         vectors = model.embed(list(asked), "text")
         assert list(model.loaded) == ["text"]
         good = 0
         for vector, expected in zip(vectors, asked.values(), strict=True):
-            hits = {os.path.relpath(hit.entry.path, SAMPLES).replace(os.sep, "/") for hit in index.search(vector, 3)}
+            hits = {os.path.relpath(hit.source, SAMPLES).replace(os.sep, "/") for hit in index.search(vector, 3)}
             good += bool(hits & expected)
     assert len(asked) >= 50
     assert good / len(asked) >= 0.75  # measured: 0.84

@@ -1,147 +1,249 @@
-"""Keeping an index equal to some folders: new and changed files are embedded, removed ones leave, the rest stays."""
+"""Keeping a collection equal to some folders: new and changed files are embedded, removed ones leave."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import islice
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from slimbind.bulk.embedding import embed_items
 from slimbind.bulk.items import Item, Row
 from slimbind.bulk.reader import Reader
-from slimbind.collection import Entry, FlatIndex
+from slimbind.collection import Collection, Entry
+from slimbind.modalities import modality_of
 
 if TYPE_CHECKING:
     from slimbind.runtime.model import Model
 
-_MAX_UNSAVED = 20_000  # vectors held in memory before they are saved: 80 MB at 1024 dimensions
+_WINDOW = 256  # files looked up at once
+_MAX_PENDING = 512  # changes held in memory before they are written
 
 
 @dataclass(slots=True)
 class Summary:
-    """What an update did: counts of files, and seconds."""
+    """What an update did: counts of files, and seconds. ``copied`` are those added whose content was known already."""
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
     failed: int = 0
+    copied: int = 0
     seconds: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
 
 
-class _Checkpoints:
-    """Saves every ``seconds``, but never spends more than a twentieth of the time on saving."""
+class _Pending:
+    """Changes on their way into the collection: written every few seconds, and when there are many."""
 
-    def __init__(self, index: FlatIndex, seconds: float) -> None:
-        self._index = index
+    def __init__(self, collection: Collection, encoders: Mapping[str, str], seconds: float) -> None:
+        self._collection = collection
+        self._encoders = encoders
         self._seconds = seconds
         self._due = time.monotonic() + seconds
+        self._puts: dict[str, tuple[Entry, NDArray[np.float32]]] = {}
+        self._removals: set[str] = set()
+        self._stamps: dict[str, Entry] = {}
 
-    def maybe(self) -> None:
-        if time.monotonic() < self._due and self._index.unsaved < _MAX_UNSAVED:
-            return
-        start = time.monotonic()
-        self._index.save()
-        took = time.monotonic() - start
-        self._due = time.monotonic() + max(self._seconds, 20 * took)
+    def put(self, entry: Entry, vector: NDArray[np.float32]) -> None:
+        self._puts[entry.id] = entry, vector
+        self._removals.discard(entry.id)
+
+    def remove(self, name: str) -> None:
+        self._puts.pop(name, None)
+        self._removals.add(name)
+
+    def restamp(self, entry: Entry) -> None:
+        self._stamps[entry.id] = entry
+
+    def maybe_write(self) -> None:
+        count = len(self._puts) + len(self._removals) + len(self._stamps)
+        if count >= _MAX_PENDING or time.monotonic() >= self._due:
+            self.write()
+
+    def write(self) -> None:
+        self._due = time.monotonic() + self._seconds
+        if self._puts or self._removals:
+            entries = [entry for entry, _ in self._puts.values()]
+            vectors = [vector for _, vector in self._puts.values()]
+            self._collection.put(entries, vectors, encoders=self._encoders, remove=list(self._removals))
+        # Another process may have taken one of them out since it was looked up.
+        there = self._collection.get_many(list(self._stamps))
+        self._collection.update([entry for entry in self._stamps.values() if entry.id in there])
+        self._puts, self._removals, self._stamps = {}, set(), {}
 
 
 def update_index(
-    index: FlatIndex,
+    collection: Collection,
     model: Model,
     reader: Reader,
     folders: Sequence[str],
     *,
     batch_size: int | None = None,
     refresh: bool = False,
-    checkpoint_seconds: float = 30.0,
+    checkpoint_seconds: float = 5.0,
     on_row: Callable[[Row], object] = lambda row: None,
     on_done: Callable[[], object] = lambda: None,
 ) -> Summary:
-    """Make ``index`` hold what is in ``folders`` now; what it holds of other places stays.
+    """Make ``collection`` hold what is in ``folders`` now; what it holds of other places stays.
 
-    A file whose size and time of change are as they were is not embedded again. A file that cannot be embedded (any
-    more) is not in the index, and is tried again next time. The index is saved every now and then and at the end;
-    also when this is interrupted, so that the next run goes on from there.
+    A file whose size and time of change are as they were is not looked at. One where they differ is hashed, and
+    embedded only where its content is new: a file that was moved or copied takes the vector of its like. A file that
+    cannot be embedded (any more) is not in the collection, and is tried again next time. Changes are written every
+    few seconds and at the end; also when this is interrupted, so that the next run goes on from there.
 
     Args:
-        index: open for writing.
-        model: a ``slimbind.Model`` that ``index.check`` accepts.
+        collection: what to bring up to date.
+        model: a ``slimbind.Model`` that ``collection.check`` accepts.
         reader: what to look for.
         folders: absolute paths of folders; the same folder should always be spelled alike.
         batch_size: most files per forward pass (default: the encoder's).
         refresh: embed everything again.
-        checkpoint_seconds: how often to save.
+        checkpoint_seconds: how often to write.
         on_row: called with the result of each file that was embedded, good or bad.
         on_done: called as each file is done, those included that were left as they were.
 
     Raises:
-        CollectionError: a save failed; what was saved before is still there.
+        CollectionError: the disk is full, or another process writes; what was written before is still there.
     """
     start = time.monotonic()
     summary = Summary()
-    seen: set[tuple[str, str]] = set()
-    checkpoints = _Checkpoints(index, checkpoint_seconds)
+    before = collection.entries()  # of this moment: what another run adds meanwhile is not missed here
+    seen: set[str] = set()
+    pending = _Pending(
+        collection, {name: model.encoder(name).id for name in reader.available}, seconds=checkpoint_seconds
+    )
+    plan = _Plan(collection, pending, summary, refresh)
 
     def work() -> Iterator[Item]:
-        for folder in folders:
-            for item in reader.folder(folder):
-                key = (item.id, item.modality)
-                if key in seen:  # folders may overlap
-                    continue
-                seen.add(key)
-                old = index.get(*key)
-                same = old is not None and (old.size, old.mtime_ns) == (item.size, item.mtime_ns)
-                if same and item.error is None and not refresh:
-                    summary.unchanged += 1
-                    on_done()
-                else:
+        found = (item for folder in folders for item in reader.folder(folder))
+        while window := list(islice(found, _WINDOW)):
+            fresh = {name: item for item in window if (name := name_of(item)) not in seen}  # folders may overlap
+            seen.update(fresh)
+            known = collection.get_many(list(fresh))
+            for name, item in fresh.items():
+                if plan.needs_embedding(item, known.get(name)):
                     yield item
+                else:
+                    on_done()
+                    pending.maybe_write()
 
     try:
         for row in embed_items(model, work(), batch_size=batch_size, on_done=on_done):
-            _apply(index, row, summary)
+            _apply(plan, row)
             on_row(row)
-            checkpoints.maybe()
-        for entry in _gone(index, reader, folders, seen):
-            index.remove(entry.path, entry.modality)
+            pending.maybe_write()
+        for name in _gone(before, reader, folders, seen):
+            pending.remove(name)
             summary.removed += 1
     finally:
-        index.save()
+        pending.write()
     summary.seconds = time.monotonic() - start
     summary.skipped = dict(reader.skipped)
     return summary
 
 
-def _apply(index: FlatIndex, row: Row, summary: Summary) -> None:
-    item = row.item
+def name_of(item: Item) -> str:
+    """The id of a file's item: its path, and behind a ``#`` its modality where the file type tells another."""
+    return item.id if item.modality == (modality_of(item.id) or "") else f"{item.id}#{item.modality}"
+
+
+class _Plan:
+    """Decides what becomes of each file, and remembers what it learned until the file's vector is there."""
+
+    def __init__(self, collection: Collection, pending: _Pending, summary: Summary, refresh: bool) -> None:
+        self.collection = collection
+        self.pending = pending
+        self.summary = summary
+        self._refresh = refresh
+        self._learned: dict[str, tuple[Entry | None, str]] = {}
+
+    def needs_embedding(self, item: Item, old: Entry | None) -> bool:
+        """Whether the file must be embedded; where not, what is to be done about it is done."""
+        if item.error is not None:
+            return True  # passes through, to be reported
+        if old is not None and not self._refresh and (old.size, old.mtime_ns) == (item.size, item.mtime_ns):
+            self.summary.unchanged += 1
+            return False
+        content = _hash(item)
+        self._learned[name_of(item)] = old, content
+        if self._refresh or not content:
+            return True
+        if old is not None and old.hash == content:
+            self.pending.restamp(_entry(item, content))
+            self.summary.unchanged += 1
+            return False
+        like = self.collection.with_hash(content, item.modality)
+        if like is None:
+            return True
+        self.done(item, self.collection.vectors([like.id])[0])
+        self.summary.copied += 1
+        return False
+
+    def done(self, item: Item, vector: NDArray[np.float32]) -> None:
+        """Keep the vector of a file."""
+        old, content = self._learned.pop(name_of(item))
+        if old is None:
+            self.summary.added += 1
+        else:
+            self.summary.changed += 1
+        self.pending.put(_entry(item, content), vector)
+
+    def failed(self, item: Item) -> None:
+        """A file that has no vector (any more) is not in the collection."""
+        self._learned.pop(name_of(item), None)
+        self.summary.failed += 1
+        self.pending.remove(name_of(item))
+
+
+def _apply(plan: _Plan, row: Row) -> None:
     if row.vector is None:
-        summary.failed += 1
-        index.remove(item.id, item.modality)
-        return
-    if index.get(item.id, item.modality) is None:
-        summary.added += 1
+        plan.failed(row.item)
     else:
-        summary.changed += 1
-    index.put(Entry(item.id, item.modality, item.size, item.mtime_ns), row.vector)
+        plan.done(row.item, row.vector)
 
 
-def _gone(index: FlatIndex, reader: Reader, folders: Sequence[str], seen: set[tuple[str, str]]) -> list[Entry]:
-    """Entries below the folders that were looked for and not seen; places that could not be listed are left alone."""
+def _entry(item: Item, content: str) -> Entry:
+    """What is kept of a file; its metadata are there to filter by."""
+    suffix = os.path.splitext(item.id)[1].lower().encode("utf-8", "backslashreplace").decode("utf-8")
+    changed = datetime.fromtimestamp(item.mtime_ns // 1_000_000_000, timezone.utc)
+    told = {"suffix": suffix, "bytes": item.size, "modified": changed.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return Entry(name_of(item), item.modality, item.id, told, content, item.size, item.mtime_ns)
+
+
+def _hash(item: Item) -> str:
+    """SHA-256 of a file; empty where it cannot be read, which embedding it will report."""
+    digest = hashlib.sha256()
+    try:
+        with open(item.source, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _gone(before: Iterator[Entry], reader: Reader, folders: Sequence[str], seen: set[str]) -> Iterator[str]:
+    """Items below the folders that were looked for and not seen; places that could not be listed are left alone."""
     looked_for = {reader.modality} if reader.modality else set(reader.wanted)
     inside = tuple(_prefix(folder) for folder in folders)
     unknown = tuple(_prefix(folder) for folder in reader.unreadable)
-    return [
-        entry
-        for entry in index.entries()
-        if entry.modality in looked_for
-        and entry.key not in seen
-        and entry.path.startswith(inside)
-        and not entry.path.startswith(unknown)
-    ]
+    for entry in before:
+        if (
+            entry.modality in looked_for
+            and entry.id not in seen
+            and entry.source.startswith(inside)
+            and not entry.source.startswith(unknown)
+        ):
+            yield entry.id
 
 
 def _prefix(folder: str) -> str:

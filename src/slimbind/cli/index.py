@@ -44,21 +44,21 @@ def index(
     """
     import slimbind
     from slimbind.bulk import update_index
-    from slimbind.collection import FlatIndex
-    from slimbind.collection.flat import check_destination
+    from slimbind.collection import Collection
+    from slimbind.collection.location import check_destination
 
     only = options.only_modality(modality)
     roots = _folders(folders)
     place = options.index_folder(index_path)
     check_destination(place)
     with ExitStack() as stack:
-        shelf = stack.enter_context(FlatIndex.open(place, writable=True)) if FlatIndex.exists(place) else None
-        source = model or (shelf.model if shelf is not None else "mini")
+        shelf = stack.enter_context(Collection.open(place)) if Collection.exists(place) else None
+        source = model or (shelf.model if shelf is not None else "") or "mini"
         loaded = stack.enter_context(slimbind.load(source, threads=threads, memory_budget=memory_budget, device=device))
         reader = _reader(source, loaded, only, place)
         ids = {name: loaded.encoder(name).id for name in loaded.modalities}
         if shelf is None:
-            made = FlatIndex.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids)
+            made = Collection.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids)
             shelf = stack.enter_context(made)
         shelf.check(ids, model=options.lasting(source))
         total = _count(_reader(source, loaded, only, place), roots) if console.shows_progress(progress) else None
@@ -88,6 +88,7 @@ def index(
     console.say(
         f"{place}: {count} files; {summary.added} added, {summary.changed} changed, {summary.unchanged} unchanged, "
         f"{summary.removed} removed, {summary.failed} failed in {summary.seconds:.1f} s"
+        + (f"; {summary.copied} had the content of another" if summary.copied else "")
     )
     if summary.failed:
         raise typer.Exit(4)

@@ -24,6 +24,9 @@ def search(
     modality: Annotated[
         str, typer.Option(envvar="SLIMBIND_SEARCH_MODALITY", help="Look only among files of this modality.")
     ] = "auto",
+    where: Annotated[
+        str, typer.Option("--where", help="Look only among files of which this is true: \"suffix = '.jpg'\".")
+    ] = "",
     as_json: options.Json = False,
     index_path: options.IndexPath = None,
     model: Annotated[
@@ -45,14 +48,14 @@ def search(
     import time
 
     import slimbind
-    from slimbind.collection import FlatIndex
+    from slimbind.collection import Collection
     from slimbind.errors import ItemsError
 
     kind, item = _only_query(query, image, audio)
     among = options.only_modality(modality)
     start = time.perf_counter()
-    with FlatIndex.open(options.index_folder(index_path)) as shelf:
-        source = model or shelf.model
+    with Collection.open(options.index_folder(index_path)) as shelf:
+        source = model or shelf.model or "mini"
         with slimbind.load(source, threads=threads, device=device) as loaded:
             encoder = loaded.encoder(kind)
             shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=options.lasting(source))
@@ -62,7 +65,7 @@ def search(
             except ItemsError as error:
                 raise next(iter(error.errors.values())) from None
             embedded = time.perf_counter()
-            hits = shelf.search(vector, k, modality=among)
+            hits = shelf.search(vector, k, where=where, modality=among)
             searched = time.perf_counter()
             count = len(shelf)
             if verbose:
@@ -80,7 +83,7 @@ def search(
         _print_json(hits)
     else:
         _print_plain(hits)
-    gone = sum(not os.path.exists(hit.entry.path) for hit in hits)
+    gone = sum(not os.path.exists(hit.source) for hit in hits)
     if not count:
         console.say("the index is empty: `slimbind index FOLDER` fills it")
     elif gone and not as_json:
@@ -108,11 +111,12 @@ def _print_json(hits: list[Hit]) -> None:
 
     told = [
         {
-            "id": hit.entry.path,
-            "path": hit.entry.path,
-            "modality": hit.entry.modality,
+            "id": hit.id,
+            "path": hit.source,
+            "modality": hit.modality,
             "score": round(hit.score, 6),
-            "missing": not os.path.exists(hit.entry.path),
+            "missing": not os.path.exists(hit.source),
+            "metadata": hit.metadata,
         }
         for hit in hits
     ]
@@ -125,7 +129,7 @@ def _print_plain(hits: list[Hit]) -> None:
     if not sys.stdout.isatty():
         for hit in hits:
             # The path's own bytes, except for those that would break the line.
-            path = hit.entry.path.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+            path = hit.source.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
             sys.stdout.buffer.write(f"{hit.score:.4f}\t".encode() + os.fsencode(path) + b"\n")
         return
     from rich.console import Console
@@ -137,10 +141,10 @@ def _print_plain(hits: list[Hit]) -> None:
     table.add_column("modality", style="dim")
     table.add_column("path", overflow="fold")
     for hit in hits:
-        shown = Text(console.printable(hit.entry.path))
-        if not os.path.exists(hit.entry.path):
+        shown = Text(console.printable(hit.source))
+        if not os.path.exists(hit.source):
             shown.append("  (gone)", style="red")
-        table.add_row(f"{hit.score:.3f}", hit.entry.modality, shown)
+        table.add_row(f"{hit.score:.3f}", hit.modality, shown)
     Console().print(table)
 
 

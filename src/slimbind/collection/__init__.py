@@ -1,9 +1,9 @@
-"""Searchable sets of embedded items on disk. For now one kind: a flat index, searched exactly."""
+"""Searchable sets of embedded items on disk."""
 
 from __future__ import annotations
 
+from slimbind.collection.collection import Collection
 from slimbind.collection.entry import Entry, Hit
-from slimbind.collection.flat import FlatIndex
 from slimbind.collection.location import default_location
 
-__all__ = ["Entry", "FlatIndex", "Hit", "default_location"]
+__all__ = ["Collection", "Entry", "Hit", "default_location"]

@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from slimbind.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One embedded file.
+    """One item as it is kept, without its vector.
 
     Args:
-        path: where it was, absolute; bytes that are no UTF-8 are kept as surrogate escapes, as Python's ``os`` does.
-        modality: the tower that embedded it. The same file may be there once per modality.
-        size: bytes, when it was embedded.
-        mtime_ns: time of its last change in nanoseconds, when it was embedded.
+        id: its name, unique in the collection; it never changes and is never given to another item by itself.
+        modality: the tower that embedded it; empty where nobody said.
+        source: where it came from: a path, an address, a text. Bytes of a path that are no UTF-8 are kept as surrogate
+            escapes, as Python's ``os`` does.
+        metadata: anything JSON can say, by name.
+        hash: a hash of its content; items of the same content and modality have the same.
+        size: bytes of its file when it was embedded.
+        mtime_ns: time of the file's last change in nanoseconds, when it was embedded.
     """
 
-    path: str
-    modality: str
+    id: str
+    modality: str = ""
+    source: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    hash: str = ""
     size: int = 0
     mtime_ns: int = 0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """What makes an entry the same entry: path and modality."""
-        return self.path, self.modality
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One answer: the entry and its score, the dot product of unit vectors (-1..1, higher is nearer)."""
+    """One answer: an item and its score, the dot product of unit vectors (-1..1, higher is nearer)."""
 
-    entry: Entry
+    id: str
     score: float
+    modality: str
+    source: str
+    metadata: Mapping[str, Any]
+
+
+def described(
+    ids: Sequence[str | os.PathLike[str]],
+    modality: str | Sequence[str],
+    sources: Sequence[str] | None,
+    metadata: Sequence[Mapping[str, Any]] | None,
+    hashes: Sequence[str] | None,
+) -> list[Entry]:
+    """Entries out of columns; the arguments are those of ``Collection.add``.
+
+    Raises:
+        UsageError: the columns are not of one length.
+    """
+    if isinstance(ids, str):
+        raise UsageError(f"ids are a list, and {ids!r} is one id", hint="put it into a list")
+    names = [os.fspath(name) for name in ids]
+    count = len(names)
+    modalities = [modality] * count if isinstance(modality, str) else modality
+    columns: list[Sequence[Any]] = [modalities, sources or names, metadata or [{}] * count, hashes or [""] * count]
+    for what, column in zip(("modality", "sources", "metadata", "hashes"), columns, strict=True):
+        if len(column) != count:
+            raise UsageError(f"there are {count} ids and {len(column)} of {what}", hint="give one for each")
+    return [Entry(*row) for row in zip(names, *columns, strict=True)]

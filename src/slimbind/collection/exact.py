@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 from numpy.typing import NDArray
 
+_ROWS = 16384  # vectors compared at once
+_QUERIES = 256  # queries compared with them at once: 16 MB of scores
+
 
 def best(
-    chunks: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_] | None]], query: NDArray[np.float32], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Rows and scores of the ``k`` highest dot products, best first, ties by row.
+    queries: NDArray[np.float32],
+    rows: NDArray[np.float32],
+    keys: NDArray[np.int64],
+    mask: NDArray[np.bool_] | None,
+    k: int,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Scores and keys ``[q, k]`` of the highest dot products, best first, ties by key; -inf and -1 where none is left.
 
     Args:
-        chunks: pairs of vectors ``[any, dim]`` and a mask ``[any]`` of the rows that count (None: all), in order.
-        query: ``[dim]``.
-        k: how many; fewer come back where there are fewer rows.
+        queries: ``[q, dim]``.
+        rows: ``[n, dim]``.
+        keys: of the rows, ``[n]``.
+        mask: ``[n]``, which rows count; None: all.
+        k: how many for each query.
     """
-    rows = np.empty(0, np.int64)
-    scores = np.empty(0, np.float32)
-    start = 0
-    for vectors, mask in chunks:
-        here = np.asarray(vectors @ query, np.float32)
-        index = np.arange(len(here)) if mask is None else np.flatnonzero(mask)
-        rows = np.concatenate([rows, index + start])
-        scores = np.concatenate([scores, here[index]])
-        start += len(here)
-        if len(scores) > k:
-            rows, scores = _cut(rows, scores, k)
-    order = np.lexsort((rows, -scores))
-    return rows[order], scores[order]
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    found = np.full((len(queries), k), -1, np.int64)
+    for first in range(0, len(queries), _QUERIES):
+        asked = queries[first : first + _QUERIES]
+        kept: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = [
+            (np.empty(0, np.float32), np.empty(0, np.int64)) for _ in asked
+        ]
+        for start in range(0, len(rows), _ROWS):
+            chunk = slice(start, start + _ROWS)
+            here, names = rows[chunk], keys[chunk]
+            if mask is not None:
+                count = mask[chunk]
+                here, names = here[count], names[count]
+            for number, told in enumerate(asked @ here.T):
+                old = kept[number]
+                kept[number] = top(np.concatenate([old[0], told]), np.concatenate([old[1], names]), k)
+        for number, (values, names) in enumerate(kept, first):
+            scores[number, : len(values)] = values
+            found[number, : len(names)] = names
+    return scores, found
 
 
-def _cut(rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    border = scores[np.argpartition(-scores, k - 1)[k - 1]]
-    above = np.flatnonzero(scores > border)
-    # argpartition picks any of the ties at the border; the lowest rows are taken, so that answers are repeatable.
-    level = np.flatnonzero(scores == border)
-    level = level[np.argsort(rows[level], kind="stable")][: k - len(above)]
-    keep = np.concatenate([above, level])
-    return rows[keep], scores[keep]
+def top(scores: NDArray[np.float32], keys: NDArray[np.int64], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The ``k`` highest of ``scores`` ``[n]`` with their ``keys`` ``[n]``, best first, ties by key."""
+    if len(scores) > k:
+        border = scores[np.argpartition(-scores, k - 1)[k - 1]]
+        above = np.flatnonzero(scores > border)
+        # argpartition picks any of the ties at the border; the lowest keys are taken, so that answers are repeatable.
+        level = np.flatnonzero(scores == border)
+        level = level[np.argsort(keys[level], kind="stable")][: k - len(above)]
+        keep = np.concatenate([above, level])
+        scores, keys = scores[keep], keys[keep]
+    order = np.lexsort((keys, -scores))
+    return scores[order], keys[order]

@@ -1,4 +1,4 @@
-"""Where the index lives when nobody says: the folder each platform has for an application's own data."""
+"""Where collections live: the place when nobody says, and which folders can become one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from slimbind.collection import database
+from slimbind.errors import CollectionError
+
 VARIABLE = "SLIMBIND_INDEX"
 
 
 def default_location(environ: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
-    """The index folder: ``$SLIMBIND_INDEX``, or ``slimbind/index`` in the user's data folder.
+    """The collection of `slimbind index`: ``$SLIMBIND_INDEX``, or ``slimbind/index`` in the user's data folder.
 
     The data folder is ``$XDG_DATA_HOME`` or ``~/.local/share`` on Linux, ``~/Library/Application Support`` on macOS
     and ``%LOCALAPPDATA%`` on Windows.
@@ -34,3 +37,33 @@ def default_location(environ: Mapping[str, str] | None = None, platform: str | N
         # The XDG rules: a relative path is invalid and is to be ignored.
         base = Path(data) if os.path.isabs(data) else Path.home() / ".local" / "share"
     return base / "slimbind" / "index"
+
+
+def refuse_old(folder: Path) -> None:
+    """Refuse an index of the first slimbind, which was three plain files.
+
+    Raises:
+        CollectionError: it is one.
+    """
+    if (folder / "index.json").exists() and not (folder / database.FILE).exists():
+        raise CollectionError(
+            f"{folder} is an index of an earlier slimbind, which this one does not read",
+            hint="delete the folder and run `slimbind index` again, or choose another --index",
+        )
+
+
+def check_destination(folder: Path) -> None:
+    """Refuse, before any work, a place where a collection cannot be made.
+
+    Raises:
+        CollectionError: it is a file, an index of an earlier slimbind, or a folder with other contents.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise CollectionError(f"{folder} is a file, not a folder", hint="choose another place")
+    if folder.is_dir() and not (folder / database.FILE).exists():
+        refuse_old(folder)
+        others = sorted(path.name for path in folder.iterdir())
+        if others:
+            raise CollectionError(
+                f"{folder} is not empty and not a collection (it has {others[0]!r})", hint="choose a new folder"
+            )

@@ -1,0 +1,118 @@
+"""Vectors on their way in and out: checked, brought to length 1, packed as blobs, and checksummed with their item."""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from slimbind.collection.entry import Entry
+from slimbind.errors import CollectionError, UsageError
+
+TYPES: dict[str, np.dtype[Any]] = {"f32": np.dtype("<f4"), "f16": np.dtype("<f2")}
+_UNIT = 1e-5  # a vector this near to length 1 is kept to the last bit
+_MAX_METADATA = 1 << 20  # bytes of JSON
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def unit_rows(vectors: ArrayLike, names: Sequence[str] | None = None) -> NDArray[np.float32]:
+    """Vectors ``[n, dim]`` at length 1, float32.
+
+    Args:
+        vectors: ``[n, dim]``, or one ``[dim]``.
+        names: of the rows, for messages.
+
+    Raises:
+        CollectionError: one is not finite, or is zero and so has no direction.
+        UsageError: they are not numbers, or of another shape.
+    """
+    try:
+        array = np.asarray(vectors)
+        if array.dtype.kind not in "fiu":
+            raise TypeError(f"numbers were expected, not {array.dtype}")
+        rows = np.atleast_2d(array).astype(np.float32, copy=False)
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"vectors cannot be read: {error}", hint="give an array [n, dim] of floats") from None
+    if rows.ndim != 2 or rows.shape[1] == 0:
+        raise UsageError(f"vectors have the shape {list(array.shape)}", hint="give an array [n, dim] of floats")
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = np.linalg.norm(rows.astype(np.float64), axis=1) if len(rows) else np.empty(0)
+    for bad, why in ((~np.isfinite(norms), "is not finite"), (norms == 0, "is zero and points nowhere")):
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            what = f"the vector of {names[row]!r}" if names is not None else f"vector {row}"
+            raise CollectionError(f"{what} {why}", hint="leave it out; nothing was changed")
+    off = np.abs(norms - 1) > _UNIT
+    if off.any():
+        rows = rows.copy()
+        rows[off] = (rows[off] / norms[off, None]).astype(np.float32)
+    return rows
+
+
+def pack(rows: NDArray[np.float32], dtype: str) -> list[bytes]:
+    """Each row as it is kept."""
+    stored = np.ascontiguousarray(rows, TYPES[dtype])
+    return [row.tobytes() for row in stored]
+
+
+def unpack(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float32]:
+    """Rows ``[n, dim]`` float32 out of what is kept.
+
+    Raises:
+        CollectionError: a blob has another length.
+    """
+    size = TYPES[dtype].itemsize * dim
+    if any(len(blob) != size for blob in blobs):
+        raise CollectionError(f"a stored vector does not have {size} bytes", hint="see `slimbind collection verify`")
+    return np.frombuffer(b"".join(blobs), TYPES[dtype]).reshape(-1, dim).astype(np.float32)
+
+
+def metadata_text(entry_id: str, metadata: Mapping[str, Any]) -> str:
+    """Metadata as the JSON that is kept.
+
+    Raises:
+        UsageError: it is no JSON object, has a number that JSON has not, a NUL or half a character, or is too long.
+    """
+    if not metadata:
+        return "{}"
+    try:
+        if any(not isinstance(name, str) for name in metadata):
+            raise TypeError("its names are not all strings")
+        told = json.dumps(dict(metadata), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(told.encode("utf-8"))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the metadata of {entry_id!r} cannot be kept: {error}", hint="give what JSON can say, by name"
+        ) from None
+    # SQLite's functions for JSON end a text at this character, and so would compare only its beginning.
+    if _NUL.search(told):
+        raise UsageError(f"the metadata of {entry_id!r} have a NUL character", hint="leave it out")
+    if size > _MAX_METADATA:
+        raise UsageError(f"the metadata of {entry_id!r} are {size} bytes; allowed are {_MAX_METADATA}")
+    return told
+
+
+def utf8(what: str, value: str) -> bytes:
+    """A text column as it is kept; bytes of file names that are no UTF-8 pass through.
+
+    Raises:
+        UsageError: it has a NUL character or half of one that no file name can have.
+    """
+    try:
+        told = value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise UsageError(f"the {what} {value!r} is no text", hint="give text that UTF-8 can say") from None
+    if b"\0" in told:
+        raise UsageError(f"the {what} {value!r} has a NUL character", hint="leave it out")
+    return told
+
+
+def checksum(entry: Entry, metadata: str, blob: bytes) -> int:
+    """CRC-32 over all that is kept of an item, so that `verify` finds a flipped bit that SQLite cannot see."""
+    fields = (entry.id, entry.modality, entry.source, entry.hash, str(entry.size), str(entry.mtime_ns), metadata)
+    return zlib.crc32(blob, zlib.crc32("\0".join(fields).encode("utf-8", "surrogateescape")))

@@ -1,0 +1,348 @@
+"""A collection keeps what it was given, finds it exactly, and refuses what does not belong to it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import slimbind
+from slimbind.collection import Collection, Entry, exact
+from slimbind.collection import collection as module
+from slimbind.errors import CollectionError, UsageError
+
+from .conftest import DIM, IDS, fill, units
+
+
+def names(hits):
+    return [hit.id for hit in hits]
+
+
+def test_it_is_a_public_name():
+    assert slimbind.Collection is Collection
+
+
+def test_what_was_added_is_there_after_opening_again(tmp_path):
+    with Collection.create(tmp_path / "s", model="mini", encoders=IDS) as shelf:
+        assert shelf.dim is None
+        entry = Entry("a", "vision", "/p/a.jpg", {"year": 2021, "tags": ["x", None]}, "beef", 5, 7)
+        assert shelf.put([entry], units(1), encoders=IDS) == 0
+    with Collection.open(tmp_path / "s") as shelf:
+        assert (len(shelf), shelf.dim, shelf.model, shelf.encoders) == (1, DIM, "mini", IDS)
+        assert shelf.get("a") == entry
+        assert shelf.get("b") is None
+        assert "a" in shelf and "b" not in shelf and 3 not in shelf
+        assert list(shelf.entries()) == [entry]
+        np.testing.assert_array_equal(shelf.vectors(["a"]), units(1))
+        (hit,) = shelf.search(units(1), 3)
+        assert (hit.id, hit.modality, hit.source, hit.metadata) == ("a", "vision", "/p/a.jpg", entry.metadata)
+        assert hit.score == pytest.approx(1)
+
+
+def test_an_empty_collection_answers_with_nothing(tmp_path):
+    with Collection.create(tmp_path / "s") as shelf:
+        assert shelf.search(units(1), 5) == []
+        assert shelf.search_batch(units(1, 3), 5) == [[], [], []]
+        assert (len(shelf), list(shelf.entries()), shelf.vectors([]).shape) == (0, [], (0, 0))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    count=st.integers(1, 40),
+    k=st.integers(1, 50),
+    drop=st.sets(st.integers(0, 39)),
+    seed=st.integers(0, 1000),
+    step=st.integers(1, 50),
+)
+def test_search_is_exact_and_repeatable(tmp_path_factory, monkeypatch, count, k, drop, seed, step):
+    monkeypatch.setattr(exact, "_ROWS", step)
+    monkeypatch.setattr(exact, "_QUERIES", 2)
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(-1, 2, (count, 3)).astype(np.float32) + 0.1  # few directions, so that there are ties
+    queries = rng.standard_normal((3, 3))
+    with Collection.create(tmp_path_factory.mktemp("c") / "s") as shelf:
+        shelf.add(rows, ids=[str(n) for n in range(count)])
+        shelf.search(queries[0])  # so that what follows is learned by a view that is there already
+        shelf.delete([str(n) for n in drop])
+        alive = [n for n in range(count) if n not in drop]
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for query, hits in zip(queries, shelf.search_batch(queries, k), strict=True):
+            scores = units @ (query / np.linalg.norm(query))
+            assert len(hits) == min(k, len(alive))
+            assert [hit.score for hit in hits] == pytest.approx(sorted(scores[alive], reverse=True)[:k], abs=1e-5)
+            assert [hit.score for hit in hits] == pytest.approx([scores[int(hit.id)] for hit in hits], abs=1e-5)
+            assert len({hit.id for hit in hits}) == len(hits)
+
+
+def test_ties_go_to_what_was_written_first(shelf):
+    shelf.add(np.repeat(units(1), 9, axis=0), ids=list("abcdefghi"), modality="vision", encoders=IDS)
+    assert names(shelf.search(units(1), 4)) == list("abcd")
+
+
+def test_one_query_and_many(shelf):
+    fill(shelf, 20)
+    queries = units(99, 5)
+    assert [names(hits) for hits in shelf.search_batch(queries, 4)] == [names(shelf.search(one, 4)) for one in queries]
+    assert names(shelf.search(queries[:1])) == names(shelf.search(queries[0]))
+    with pytest.raises(UsageError, match="search takes one query, and there are 5.*search_batch"):
+        shelf.search(queries)
+
+
+def test_vectors_are_brought_to_length_one_and_unit_vectors_stay_as_they_are(tmp_path):
+    with Collection.create(tmp_path / "s") as shelf:
+        shelf.add([[3, 4], [0.6, 0.8]], ids=["a", "b"])
+        assert shelf.vectors(["b", "a"]).tolist() == np.float32([[0.6, 0.8], [0.6, 0.8]]).tolist()
+        assert [hit.score for hit in shelf.search([30, 40])] == pytest.approx([1, 1])
+
+
+def test_half_precision_takes_half_the_place(tmp_path):
+    with Collection.create(tmp_path / "s", dtype="f16") as shelf:
+        shelf.add(units(1, 4), ids=list("abcd"))
+        with sqlite3.connect(tmp_path / "s" / "collection.db") as raw:
+            assert {row[0] for row in raw.execute("SELECT length(vector) FROM vectors")} == {2 * DIM}
+        raw.close()
+        np.testing.assert_allclose(shelf.vectors(["c"])[0], units(1, 4)[2], atol=1e-3)
+
+
+def test_adding_what_is_there_is_refused_as_a_whole_and_upsert_replaces_it(shelf):
+    fill(shelf, 3)
+    with pytest.raises(CollectionError, match="'i1' is in the collection .* already; nothing was added .*upsert"):
+        shelf.add(units(7, 2), ids=["new", "i1"], modality="vision", encoders=IDS)
+    assert len(shelf) == 3 and "new" not in shelf
+    assert shelf.upsert(units(7, 2), ids=["new", "i1"], modality="vision", encoders=IDS) == 1
+    assert len(shelf) == 4
+    assert names(shelf.search(units(7, 2)[1], 1)) == ["i1"]
+    assert names(shelf.search(units(1), 1)) != ["i1"]
+    assert shelf.get("i1").metadata == {}
+
+
+def test_an_item_that_was_taken_out_is_not_found_and_may_come_back(shelf):
+    fill(shelf, 5)
+    assert names(shelf.search(units(2), 1)) == ["i2"]
+    assert shelf.delete(["i2", "i4", "nothing"]) == 2
+    assert shelf.delete([]) == shelf.delete(["i2"]) == 0
+    assert sorted(names(shelf.search(units(2), 9))) == ["i0", "i1", "i3"]
+    shelf.add(units(2), ids=["i2"], modality="vision", encoders=IDS)
+    assert names(shelf.search(units(2), 1)) == ["i2"]
+
+
+def test_writing_and_removing_in_one_step(shelf):
+    fill(shelf, 3)
+    assert shelf.put([Entry("b", "vision")], units(50), encoders=IDS, remove=["i0", "i1"]) == 0
+    assert sorted(entry.id for entry in shelf.entries()) == ["b", "i2"]
+    shelf.put([], [], remove=["b"])
+    assert names(shelf.search(units(50), 9)) == ["i2"]
+    assert shelf.put([], []) == 0
+
+
+def test_what_is_known_about_an_item_changes_without_its_vector(shelf):
+    fill(shelf, 2)
+    shelf.update([Entry("i1", "vision", "/new", {"a": 1}, "ff", 3, 4)])
+    assert shelf.get("i1") == Entry("i1", "vision", "/new", {"a": 1}, "ff", 3, 4)
+    assert shelf.search(units(1), 1)[0].metadata == {"a": 1}
+    shelf.update([])
+    with pytest.raises(CollectionError, match="'none' is not in the collection .*nothing was changed"):
+        shelf.update([Entry("i0", "vision", "/other"), Entry("none")])
+    assert shelf.get("i0").source == "i0"
+
+
+def test_a_long_life_of_changes_does_not_fill_the_memory(shelf, monkeypatch):
+    for turn in range(12):
+        shelf.upsert(units(turn, 10), ids=[str(n) for n in range(10)], modality="vision", encoders=IDS)
+        assert len(shelf.search(units(turn), 50)) == 10
+    with shelf._db.reading() as connection:
+        assert len(shelf._searcher.view(connection)[1].keys) <= 30
+
+
+def test_entries_are_those_of_the_moment_of_the_call(shelf, monkeypatch):
+    monkeypatch.setattr("slimbind.collection.items._PAGE", 2)
+    fill(shelf, 5)
+    entries = shelf.entries()
+    fill(shelf, 3, start=5)
+    assert [entry.id for entry in entries] == [f"i{n}" for n in range(5)]
+    assert len(list(shelf.entries())) == 8
+
+
+def test_many_ids_at_once(shelf, monkeypatch):
+    monkeypatch.setattr("slimbind.collection.items._MANY", 3)
+    fill(shelf, 10)
+    wanted = [f"i{n}" for n in (9, 0, 5, 3, 7)]
+    np.testing.assert_array_equal(shelf.vectors(wanted), np.concatenate([units(n) for n in (9, 0, 5, 3, 7)]))
+    assert set(shelf.get_many([*wanted, "other"])) == set(wanted)
+    with pytest.raises(CollectionError, match="'other' is not in the collection"):
+        shelf.vectors(["other"])
+    assert shelf.delete([f"i{n}" for n in range(8)]) == 8
+
+
+def test_undecodable_and_strange_names_survive(tmp_path):
+    strange = [os.fsdecode(b"/p/\xff\xfe.jpg"), "/p/new\nline", "'; DROP TABLE items; --", "日本", "a" * 5000]
+    with Collection.create(tmp_path / "s") as shelf:
+        shelf.add(units(1, 5), ids=strange)
+    with Collection.open(tmp_path / "s") as shelf:
+        assert [entry.id for entry in shelf.entries()] == [entry.source for entry in shelf.entries()] == strange
+        assert names(shelf.search(units(1, 5)[0], 1)) == strange[:1]
+        assert shelf.delete(strange[:1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("vector", "match"),
+    [
+        ([np.nan] + [1] * 7, "the vector of 'x' is not finite"),
+        ([np.inf] + [1] * 7, "the vector of 'x' is not finite"),
+        ([0] * 8, "the vector of 'x' is zero"),
+        ([1] * 7, "holds vectors of 8 dimensions, and these have 7"),
+    ],
+)
+def test_vectors_that_cannot_be_compared_are_refused_as_a_whole(shelf, vector, match):
+    rows = np.ones((2, len(vector)))
+    rows[1] = vector
+    with pytest.raises(CollectionError, match=match):
+        shelf.add(rows, ids=["good", "x"], modality="vision", encoders=IDS)
+    assert len(shelf) == 0
+    with pytest.raises(CollectionError):
+        fill(shelf, 1)
+        shelf.search(vector)
+
+
+@pytest.mark.parametrize("rows", [["words"], [["a", "b"]], np.ones((2, 2, 2)), [[1, 2], [3]], np.empty((1, 0)), [[1j]]])
+def test_what_are_no_vectors_is_refused(shelf, rows):
+    with pytest.raises(UsageError, match="vectors"):
+        shelf.add(rows, ids=["x"])
+
+
+def test_vectors_of_another_encoder_are_refused(shelf):
+    fill(shelf, 1)
+    with pytest.raises(CollectionError, match=f"of encoder {'v' * 16}; these are of encoder other, and cannot"):
+        shelf.add(units(1), ids=["x"], modality="vision", encoders={"vision": "other"})
+    with pytest.raises(CollectionError, match="do not say which encoder made them.*encoders="):
+        shelf.add(units(1), ids=["x"], modality="vision")
+    shelf.add(units(1), ids=["x"], modality="audio", encoders={"audio": "a" * 16})  # a modality that is new
+    assert shelf.encoders == {**IDS, "audio": "a" * 16}
+    with pytest.raises(CollectionError, match="these are of encoder b"):
+        shelf.add(units(1), ids=["y"], modality="audio", encoders={"audio": "b"})
+
+
+def test_a_model_that_does_not_fit_is_told_how_to_mend_it(shelf):
+    shelf.check(IDS, model="mini")
+    shelf.check({**IDS, "audio": "a"}, model="mini")
+    with pytest.raises(CollectionError, match="cannot be compared .*use --model mini, or another --index for other"):
+        shelf.check({**IDS, "vision": "x"}, model="other")
+    with pytest.raises(CollectionError, match="the model was changed since: delete"):
+        shelf.check({**IDS, "vision": "x"}, model="mini")
+    with pytest.raises(CollectionError, match="shares no modality with other"):
+        shelf.check({"audio": "x"}, model="other")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"ids": ["a"]}, "1 ids and 2 vectors"),
+        ({"ids": ["a", "a"]}, "'a' is there twice"),
+        ({"ids": ["a", ""]}, "an id is empty"),
+        ({"ids": ["a", "b\0"]}, "NUL"),
+        ({"ids": ["a", "\ud800"]}, "is no text"),
+        ({"ids": "ab"}, "ids are a list"),
+        ({"ids": ["a", "b"], "sources": ["x"]}, "2 ids and 1 of sources"),
+        ({"ids": ["a", "b"], "modality": ["vision"]}, "2 ids and 1 of modality"),
+        ({"ids": ["a", "b"], "metadata": [{}, {"x": object()}]}, "metadata of 'b' cannot be kept"),
+        ({"ids": ["a", "b"], "metadata": [{}, {"x": float("nan")}]}, "metadata of 'b' cannot be kept"),
+        ({"ids": ["a", "b"], "metadata": [{}, {1: 2}]}, "its names are not all strings"),
+        ({"ids": ["a", "b"], "metadata": [{}, {"x": "a\0b"}]}, "NUL"),
+        ({"ids": ["a", "b"], "metadata": [{}, {"x": "\ud800"}]}, "metadata of 'b' cannot be kept"),
+        ({"ids": ["a", "b"], "metadata": [{}, {"x": "a" * (1 << 20)}]}, "allowed are 1048576"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(tmp_path, arguments, match):
+    with Collection.create(tmp_path / "s") as shelf:
+        with pytest.raises(UsageError, match=match):
+            shelf.add(units(1, 2), **arguments)
+        assert (len(shelf), shelf.dim) == (0, None)
+
+
+def test_a_backslash_before_u0000_is_no_nul(tmp_path):
+    with Collection.create(tmp_path / "s") as shelf:
+        shelf.add(units(1), ids=["a"], metadata=[{"x": "\\u0000"}])
+        assert shelf.get("a").metadata == {"x": "\\u0000"}
+        assert names(shelf.search(units(1), where=r"x = '\u0000'")) == ["a"]
+
+
+def test_ids_given_as_one_text_are_a_mistake(shelf):
+    with pytest.raises(UsageError, match="ids are a list, and 'i1' is one id"):
+        shelf.delete("i1")
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_k_is_at_least_one(shelf, k):
+    with pytest.raises(UsageError, match=f"k is {k}"):
+        shelf.search(units(1), k)
+
+
+@pytest.mark.parametrize(("options", "match"), [({"dtype": "f8"}, "dtype 'f8'"), ({"dim": 0}, "dim is 0")])
+def test_a_collection_that_cannot_be_is_not_made(tmp_path, options, match):
+    with pytest.raises(UsageError, match=match):
+        Collection.create(tmp_path / "s", **options)
+    assert not (tmp_path / "s").exists()
+
+
+def test_no_collection_says_how_to_make_one(tmp_path):
+    with pytest.raises(CollectionError, match="there is no collection at .*slimbind index FOLDER"):
+        Collection.open(tmp_path / "s")
+
+
+def test_a_collection_is_not_made_over_something(shelf, tmp_path):
+    fill(shelf, 2)
+    with pytest.raises(CollectionError, match="is a collection already .*open it instead"):
+        Collection.create(shelf.folder)
+    assert len(shelf) == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "x").write_text("")
+    with pytest.raises(CollectionError, match="not empty and not a collection .it has 'x'"):
+        Collection.create(tmp_path / "other")
+    with pytest.raises(CollectionError, match="is a file, not a folder"):
+        Collection.create(tmp_path / "other" / "x")
+    with pytest.raises(CollectionError, match="cannot make .*: Not a directory"):
+        Collection.create(tmp_path / "other" / "x" / "y")
+
+
+def test_an_index_of_the_first_version_is_refused(tmp_path):
+    (tmp_path / "index.json").write_text("{}")
+    for call in (Collection.open, Collection.create):
+        with pytest.raises(CollectionError, match="an earlier slimbind.*run `slimbind index` again"):
+            call(tmp_path)
+
+
+def test_a_newer_format_is_refused(shelf):
+    for change in ("UPDATE header SET format_version = 2", "ALTER TABLE header RENAME COLUMN dim TO other"):
+        with sqlite3.connect(shelf.folder / "collection.db") as raw:
+            raw.execute(change)
+        raw.close()
+        with pytest.raises(CollectionError, match="format version 2; this slimbind reads up to 1"):
+            Collection.open(shelf.folder)
+
+
+def test_a_creation_that_was_killed_is_no_obstacle(tmp_path):
+    sqlite3.connect(tmp_path / "collection.db").execute("PRAGMA journal_mode = WAL").connection.close()
+    with Collection.create(tmp_path) as shelf:
+        fill(shelf, 1)
+        assert len(shelf) == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all, but long enough to be read as one" * 100])
+def test_a_file_that_is_no_collection_is_refused(tmp_path, damage):
+    (tmp_path / "collection.db").write_bytes(damage)
+    with pytest.raises(CollectionError, match="is damaged"):
+        Collection.open(tmp_path)
+
+
+def test_a_closed_collection_says_so(shelf):
+    shelf.close()
+    with pytest.raises(CollectionError, match="was closed .open it again"):
+        shelf.search(units(1))
+
+
+def test_the_timeout_is_short_enough_to_be_noticed():
+    assert 1 <= module._TIMEOUT <= 60
