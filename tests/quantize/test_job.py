@@ -79,12 +79,21 @@ def test_it_opens_without_more_ado_and_embeds_real_files(dynamic, split_folder):
 )
 def test_weight_only_schemes(split_folder, tmp_path, name, least, most):
     settings = {"group": "16"} if name == "int4-weight" else {}
-    artifact = quantize(split_folder, tmp_path / "out", scheme=scheme(name, settings), modalities=["text"], samples=64)
+    wanted = {"modalities": ["text", "depth"], "samples": 16, "force": True}
+    artifact = quantize(split_folder, tmp_path / "out", scheme=scheme(name, settings), **wanted)
     told = artifact.tower("text").fidelity
     assert told.cosine_mean > least
     assert artifact.tower("text").bytes < most * told.reference_bytes
     assert artifact.tower("text").scheme == name
     assert (artifact.folder / "text" / "tokenizer.json").is_file()
+    maps = np.random.default_rng(0).normal(0, 1, (7, 1, 224, 224)).astype(np.float32)
+    texts = ["dog", "a dog", "two cats on a sofa", "x", "music", "the sea and a boat on it", "night"]
+    with slimbind.load(artifact.folder, threads=1) as model:
+        for items, modality in ((texts, "text"), (list(maps), "depth")):
+            together = model.embed(items, modality)
+            for count in (1, 2, 4):
+                few = [model.embed(items[k : k + count], modality) for k in range(0, len(items), count)]
+                assert np.abs(np.concatenate(few) - together).max() < 1e-6, (modality, count)
 
 
 def test_error_compensation_pays(split_folder, tmp_path):

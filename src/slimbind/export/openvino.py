@@ -32,11 +32,12 @@ def write(tower: Tower, folder: Path, plan: Plan) -> None:
     path = folder / FILE
     ov = quiet.openvino()
     with _converting(tower):
-        lowering = Lowering(ov, model, plan)
+        longest = int(tower.config["tokens"]) if tower.modality == "text" else 0
+        lowering = Lowering(ov, model, plan, longest=longest)
         lowering.write()
     with saving(path):
         ov.save_model(model, path, compress_to_fp16=False)
-        mark(path, plan)
+        mark(path)
 
 
 def trace(tower: Tower) -> Any:  # noqa: ANN401  (openvino has no types)

@@ -8,16 +8,21 @@ What the engine makes of the patterns written here (its CPU plugin finds them wh
 - ``FakeQuantize`` in front of a layer: its input is quantized in a calibrated range, and whole numbers are multiplied.
 - ``bf16 -> convert`` and ``f16 -> convert`` with the mark of a decompression: the weight stays 16 bits wide.
 
-The convolution that cuts a picture into patches is kept in f32 (or whole numbers) beside layers whose input is rounded,
-whatever the rest is computed in: in bf16 the engine picks another kernel for another batch, and the last bit that
-differs is carried on by the rounding of everything behind it. Towers of many float convolutions need ``Plan.precision``
+The convolution that cuts a picture into patches is kept in f32 (or whole numbers), whatever the rest is computed in: in
+bf16 the engine picks another kernel for another batch, and the last bit that differs is carried on by the rounding of
+everything behind it. Towers of many float convolutions need ``Plan.precision``
 f32 for that; marked one by one, OpenVINO 2026.4 returned no vectors at all.
+
+A matrix of whole numbers beside inputs in bf16 goes through another kernel where it meets fewer than five rows, which
+rounds otherwise: in the heads, which see a row per item, and in all layers when a text is very short. So that an item
+gives the same vector alone and in a batch, those rows are filled up, and cut off behind the layer.
 """
 
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -41,19 +46,23 @@ _USES = {
     ("Slice", 0): "frames",
 }
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
+_ROWS = 8  # from here on one kernel computes all
 
 
 class Lowering:
     """Writes one plan into one traced model, and holds what the model shares with it until the model is saved."""
 
-    def __init__(self, ov: Any, model: Any, plan: Plan) -> None:  # noqa: ANN401  (openvino has no types)
+    def __init__(self, ov: Any, model: Any, plan: Plan, *, longest: int = 0) -> None:  # noqa: ANN401  (openvino has no types)
         self._ov = ov
+        self._model = model
+        self._longest = longest
         self._op = ov.opset15
         self._plan = plan
         self._constants = {
             op.get_friendly_name(): op for op in model.get_ordered_ops() if op.get_type_name() == "Constant"
         }
         self._shared: list[NDArray[Any]] = []
+        self._few_rows = False  # whether there are layers that few rows would be another kernel's for
         self._inputs: dict[tuple[str, int, StaticRange], Any] = {}
 
     def write(self) -> None:
@@ -69,6 +78,9 @@ class Lowering:
                 self._store(constant, layer.stored)
             else:
                 self._quantize(layer_name, constant, layer, layer.weight)
+        if self._few_rows and self._longest:
+            self._fill_up_texts(min(_ROWS, self._longest))
+        self._model.validate_nodes_and_infer_types()
 
     def _find(self, layer: str) -> str:
         for name in _NAMES:
@@ -92,8 +104,37 @@ class Lowering:
                 self._cut(name, node, codes)
                 continue
             target.replace_source_output(self._weight(name, codes, list(constant.shape), grouped=use == "linear"))
+            if use == "linear" and layer.activation == "float" and self._plan.precision != "f32":
+                self._few_rows = True
+                self._fill_up_rows(node)
             if isinstance(layer.activation, StaticRange):
                 node.input(0).replace_source_output(self._in_range(node.input_value(0), layer.activation))
+
+    def _fill_up_rows(self, node: Any) -> None:  # noqa: ANN401
+        """Give a multiplication ``_ROWS`` rows where an item has but one: zeros behind them, cut off behind it."""
+        source = node.input_value(0)
+        inner = list(source.get_partial_shape())[1:]
+        if any(axis.is_dynamic for axis in inner) or prod(axis.get_length() for axis in inner[:-1]) >= _ROWS:
+            return
+        zeros = self._op.constant(np.zeros((_ROWS - 1, *(axis.get_length() for axis in inner)), np.float32))
+        node.input(0).replace_source_output(self._op.concat([source, zeros], 0).output(0))
+        targets = list(node.output(0).get_target_inputs())
+        first, last, step, axis = (self._op.constant(np.array([k], np.int64)) for k in (0, 1 - _ROWS, 1, 0))
+        found = self._op.slice(node.output(0), first, last, step, axis)
+        for target in targets:
+            target.replace_source_output(found.output(0))
+
+    def _fill_up_texts(self, length: int) -> None:
+        """Fill up texts with zeros, which all text towers take for padding, to at least ``length`` tokens."""
+        ids = self._model.input(0)
+        targets = list(ids.get_target_inputs())
+        one, none = (self._op.constant(np.array([k], np.int64)) for k in (1, 0))
+        tokens = self._op.gather(self._op.shape_of(ids, "i64"), one, self._op.constant(np.array(0, np.int64)))
+        missing = self._op.maximum(self._op.subtract(self._op.constant(np.array([length], np.int64)), tokens), none)
+        before, after = self._op.concat([none, none], 0), self._op.concat([none, missing], 0)
+        filled = self._op.pad(ids, before, after, "constant", self._op.constant(np.array(0, np.int32)))
+        for target in targets:
+            target.replace_source_output(filled.output(0))
 
     def _weight(self, name: str, codes: WeightCodes, shape: list[int], *, grouped: bool) -> Any:  # noqa: ANN401
         """The output that gives the float weight of ``shape`` ``[out, ...]``, or ``[groups, out / groups, ...]``."""
@@ -225,7 +266,7 @@ def round_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return rounded
 
 
-def mark(path: Path, plan: Plan) -> None:
+def mark(path: Path) -> None:
     """Say in the file what OpenVINO's Python interface cannot: which conversions only unpack, and what is kept in f32.
 
     Without the first mark the engine folds the conversions when it opens the tower, and holds the weights in f32 as
@@ -233,7 +274,7 @@ def mark(path: Path, plan: Plan) -> None:
     """
     tree = ElementTree.parse(path)  # written by us a moment ago
     convolutions = [layer for layer in tree.iter("layer") if layer.get("type") in _CONVOLUTIONS]
-    if len(convolutions) == 1 and any(layer.activation != "float" for layer in plan.layers.values()):
+    if len(convolutions) == 1:
         _add_mark(convolutions[0], "precise")
     for layer in tree.iter("layer"):
         if layer.get("name", "").endswith(_MARK):
