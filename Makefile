@@ -14,8 +14,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 demo: $(VENV)/.run
 	$(BIN)/python examples/demo.py
 
+# A process for each CPU, and one thread in each: more would only wait for each other. Tests of one file stay together,
+# because they share what was made for the first of them.
+test: export OMP_NUM_THREADS = 1
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
