@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 import slimbind
 from slimbind.collection import Collection, Entry, exact
-from slimbind.collection import collection as module
 from slimbind.errors import CollectionError, UsageError
 
 from .conftest import DIM, IDS, fill, units
@@ -342,7 +341,3 @@ def test_a_closed_collection_says_so(shelf):
     shelf.close()
     with pytest.raises(CollectionError, match="was closed .open it again"):
         shelf.search(units(1))
-
-
-def test_the_timeout_is_short_enough_to_be_noticed():
-    assert 1 <= module._TIMEOUT <= 60

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from slimbind.collection import database, header, items, location, vectors
+from slimbind.collection import codes, database, header, items, location, statistics
 from slimbind.collection.database import Database
-from slimbind.collection.entry import Entry, Hit, described
-from slimbind.collection.header import Header
-from slimbind.collection.searching import Searcher
+from slimbind.collection.entry import Entry, described
+from slimbind.collection.reading import TIMEOUT, Readable
+from slimbind.collection.vectors import pack, unit_rows
 from slimbind.errors import CollectionError, UsageError
 
-_TIMEOUT = 10.0  # seconds to wait for another writer
 
-
-class Collection:
+class Collection(Readable):
     """A folder of embedded items; made by ``create`` or ``open``, and usable from several threads and processes.
 
     Any number of processes read while one writes. A change is whole or not there, and is on the disk when the call
@@ -31,12 +29,6 @@ class Collection:
             shelf.add(photos, ids=paths, modality="vision")
             hits = shelf.search(model.embed(["a dog"], modality="text"), k=10)
     """
-
-    def __init__(self, folder: Path, db: Database) -> None:
-        self.folder = folder
-        self._db = db
-        self._searcher = Searcher(folder, db)
-        self._header()  # what is no collection is refused here
 
     @classmethod
     def create(
@@ -48,7 +40,7 @@ class Collection:
         model: str = "",
         encoders: Mapping[str, str] | None = None,
         dtype: str = "f32",
-        timeout: float = _TIMEOUT,
+        timeout: float = TIMEOUT,
     ) -> Collection:
         """Make an empty collection. It is on disk when this returns.
 
@@ -69,6 +61,7 @@ class Collection:
         header.check_dtype(dtype)
         if dim is not None and dim < 1:
             raise UsageError(f"dim is {dim}; it is at least 1")
+        codec = codes.check(codec, dim)
         location.check_destination(root)
         from slimbind import __version__
 
@@ -76,93 +69,13 @@ class Collection:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CollectionError(f"cannot make {root}: {error.strerror}") from error
-        db = Database(root / database.FILE, timeout=timeout, create=True)
-        with db.writing() as connection:
-            header.change(
-                connection,
-                created_by=f"slimbind {__version__}",
-                dim=dim,
-                dtype=dtype,
-                model=model,
-                encoders=dict(encoders or {}),
-                codec=codec,
-            )
-        return cls(root, db)
 
-    @staticmethod
-    def exists(folder: str | os.PathLike[str]) -> bool:
-        """Whether there is a collection, whole or damaged."""
-        return (Path(folder) / database.FILE).exists()
+        def fill(connection: sqlite3.Connection) -> None:
+            told = dict(encoders or {})
+            by = f"slimbind {__version__}"
+            header.change(connection, created_by=by, dim=dim, dtype=dtype, model=model, encoders=told, codec=codec)
 
-    @classmethod
-    def open(cls, folder: str | os.PathLike[str], *, timeout: float = _TIMEOUT) -> Collection:
-        """Open a collection; its vectors are read at the first search.
-
-        Args:
-            folder: what ``create`` made.
-            timeout: seconds that a change waits for another writer.
-
-        Raises:
-            CollectionError: there is none, it is damaged, or written by a newer or by the first version.
-        """
-        root = Path(folder)
-        location.refuse_old(root)
-        if not cls.exists(root):
-            raise CollectionError(f"there is no collection at {root}", hint="make one with `slimbind index FOLDER`")
-        return cls(root, Database(root / database.FILE, timeout=timeout))
-
-    def __len__(self) -> int:
-        with self._db.reading() as connection:
-            return int(connection.execute("SELECT count(*) FROM items").fetchone()[0])
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
-
-    def _header(self) -> Header:
-        with self._db.reading() as connection:
-            return header.read(connection, self.folder)
-
-    @property
-    def dim(self) -> int | None:
-        """Length of its vectors; None until the first one is added."""
-        return self._header().dim
-
-    @property
-    def model(self) -> str:
-        """What to load to embed queries; empty where nobody said."""
-        return self._header().model
-
-    @property
-    def encoders(self) -> dict[str, str]:
-        """Encoder id by modality."""
-        return dict(self._header().encoders)
-
-    def check(self, encoders: Mapping[str, str], *, model: str) -> None:
-        """Refuse a model whose embeddings do not belong here; one that has more modalities is welcome.
-
-        Args:
-            encoders: its encoder ids by modality.
-            model: its name, for the message.
-
-        Raises:
-            CollectionError: a modality has another encoder id than here, or none is shared.
-        """
-        known = self._header()
-        for modality in known.encoders.keys() & encoders.keys():
-            mine, other = known.encoders[modality], encoders[modality]
-            if mine != other:
-                raise CollectionError(
-                    f"the collection {self.folder} was made by {known.model} ({modality} encoder {mine}); {model} has "
-                    f"{modality} encoder {other}, and their vectors cannot be compared",
-                    hint=f"use --model {known.model}, or another --index for {model}"
-                    if model != known.model
-                    else f"the model was changed since: delete {self.folder} and index again, or use another --index",
-                )
-        if known.encoders and not known.encoders.keys() & encoders.keys():
-            raise CollectionError(
-                f"the collection {self.folder} was made by {known.model}, which shares no modality with {model}",
-                hint=f"use --model {known.model}, or another --index for {model}",
-            )
+        return cls(root, Database(root / database.FILE, timeout=timeout, create=fill))
 
     def add(
         self,
@@ -230,7 +143,7 @@ class Collection:
             UsageError: there are not as many entries as vectors, or an id is there twice.
         """
         prepared = items.Prepared(entries)
-        rows = _unit_rows(vectors, [entry.id for entry in entries]) if entries else np.empty((0, 0), np.float32)
+        rows = unit_rows(vectors, [entry.id for entry in entries]) if entries else np.empty((0, 0), np.float32)
         if len(rows) != len(entries):
             raise UsageError(f"there are {len(entries)} ids and {len(rows)} vectors", hint="give one vector for each")
         gone = items.encoded(remove)
@@ -244,6 +157,7 @@ class Collection:
                 return 0
             modalities = {entry.modality for entry in entries}
             if header.meet(known, self.folder, dim=rows.shape[1], encoders=told, modalities=modalities):
+                codes.check(known.codec, rows.shape[1])
                 new = {name: told[name] for name in modalities & told.keys()}
                 header.change(connection, dim=rows.shape[1], encoders={**known.encoders, **new})
             return prepared.write(connection, self.folder, known, rows, replace=replace)
@@ -272,89 +186,67 @@ class Collection:
         with self._db.writing() as connection:
             return items.remove(connection, gone)
 
-    def get(self, name: str) -> Entry | None:
-        """What is known about an item; None where it is not there."""
-        with self._db.reading() as connection:
-            found = items.by_id(connection, self.folder, [name])
-        return found[name][1] if found else None
-
-    def get_many(self, names: Sequence[str]) -> dict[str, Entry]:
-        """What is known about items, by id; those that are not there are left out."""
-        with self._db.reading() as connection:
-            found = items.by_id(connection, self.folder, names)
-        return {name: entry for name, (_, entry) in found.items()}
-
-    def with_hash(self, content: str, modality: str) -> Entry | None:
-        """An item of this content hash and modality; None where there is none."""
-        with self._db.reading() as connection:
-            return items.by_hash(connection, self.folder, content, modality)
-
-    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
-        """The vectors ``[n, dim]`` of items, in the order asked for.
+    def build(self) -> None:
+        """Bring the code file up to date now, so that no search has to; worth it after much was added.
 
         Raises:
-            CollectionError: one is not there.
+            CollectionError: the disk is full, or another process writes and was not done in time.
         """
-        with self._db.reading() as connection:
-            known = header.read(connection, self.folder)
-            found = items.by_id(connection, self.folder, ids)
-            for name in ids:
-                if name not in found:
-                    raise CollectionError(f"{name!r} is not in the collection {self.folder}")
-            if known.dim is None:
-                return np.empty((0, 0), np.float32)
-            return items.originals(connection, known, [found[name][0] for name in ids])
+        self._searcher.prepare()
 
-    def entries(self) -> Iterator[Entry]:
-        """All items, in the order they were written; what is written after this call is left out."""
-        return self._entries(self._header().next_key - 1)
+    def compact(self, *, codec: str | None = None) -> int:
+        """Give back the space of what was removed, and bring the code file up to date; says how many bytes that freed.
 
-    def _entries(self, until: int) -> Iterator[Entry]:
-        after = 0
-        while after < until:
-            with self._db.reading() as connection:
-                some = items.read(connection, self.folder, after, until)
-            if not some:
-                return
-            after = some[-1][0]
-            yield from (entry for _, entry in some)
-
-    def search(self, query: ArrayLike, k: int = 10, *, where: str = "", modality: str | None = None) -> list[Hit]:
-        """The ``k`` items with the highest dot product, best first; all of them where there are fewer.
+        Every step is whole or not done: a crash or a full disk leaves the collection as it was before that step.
 
         Args:
-            query: ``[dim]`` or ``[1, dim]``; brought to length 1.
-            k: at least 1.
-            where: look only among items that this filter lets through, such as ``year > 2020``; empty: all.
-            modality: look only among items of this modality.
+            codec: search with this one from now on (default: as before).
 
         Raises:
-            CollectionError: the query is zero, not finite or of another length.
-            UsageError: ``k`` is less than 1, the filter cannot be read, or there are several queries.
+            CollectionError: there is no room for a second copy, or another process writes and was not done in time.
+            UsageError: there is no such codec.
         """
-        array = _unit_rows(query)
-        if len(array) != 1:
-            raise UsageError(f"search takes one query, and there are {len(array)}", hint="use search_batch")
-        return self._searcher.search(array, k, where=where, modality=modality)[0]
+        before = statistics.bytes_of(self.folder)
+        if codec is not None:
+            codec = codes.check(codec, self.dim)
+            with self._db.writing() as connection:
+                known = header.read(connection, self.folder)
+                if codec != known.codec:
+                    header.change(connection, codec=codec)
+                    header.drop_codes(connection, known)
+        self._searcher.prepare()
+        with self._db.writing() as connection:
+            known = header.read(connection, self.folder)
+            (count,) = connection.execute("SELECT count(*) FROM items").fetchone()
+            if known.codes is None or codes.choose(known.codec, count) is None:
+                header.drop_codes(connection, known)
+        with self._db.alone() as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        kept = self._header().codes
+        codes.sweep(self.folder, None if kept is None else str(kept["file"]))
+        return before - statistics.bytes_of(self.folder)
 
-    def search_batch(
-        self, queries: ArrayLike, k: int = 10, *, where: str = "", modality: str | None = None
-    ) -> list[list[Hit]]:
-        """``search`` for many queries ``[q, dim]`` at once, which takes much less time than one after the other."""
-        return self._searcher.search(queries, k, where=where, modality=modality)
+    def learn_queries(self, queries: ArrayLike, modality: str) -> None:
+        """Keep samples of what will be asked, in place of those of the same modality; codes are fitted to them.
 
-    def close(self) -> None:
-        """Let go of the files. Everything that was written is on the disk already."""
-        self._db.close()
-        self._searcher.forget()
+        Questions in another modality than the items (a text for pictures) lie elsewhere than the items do, and codes
+        that know where lose much less. Codes that were made without them are made again.
 
-    def __enter__(self) -> Collection:
-        return self
+        Args:
+            queries: ``[m, dim]``, some hundreds are enough; they are brought to length 1.
+            modality: theirs.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-_unit_rows = vectors.unit_rows  # the module's name is that of an argument and of a method above
+        Raises:
+            CollectionError: one is zero, not finite or of another length.
+        """
+        rows = unit_rows(queries)
+        with self._db.writing() as connection:
+            known = header.read(connection, self.folder)
+            if known.dim not in (None, rows.shape[1]):
+                raise CollectionError(f"queries have {rows.shape[1]} dimensions, the collection {known.dim}")
+            connection.execute("DELETE FROM queries WHERE modality = ?", (modality,))
+            blobs = pack(rows, "f32")
+            connection.executemany("INSERT INTO queries VALUES (?, ?)", [(modality, blob) for blob in blobs])
+            header.change(connection, dim=rows.shape[1])
+            header.drop_codes(connection, known)

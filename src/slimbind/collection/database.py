@@ -13,9 +13,10 @@ changes. All text is UTF-8; bytes that are none pass through unchanged.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from slimbind.errors import CollectionError
@@ -51,22 +52,24 @@ class Database:
     Args:
         path: the file; it exists, or ``create`` makes it.
         timeout: seconds to wait for another writer.
-        create: make the tables.
+        create: make the tables, and call this with the connection before they are there for anybody else.
     """
 
-    def __init__(self, path: Path, *, timeout: float, create: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, timeout: float, create: Callable[[sqlite3.Connection], None] | None = None
+    ) -> None:
         self.path = path
         self._timeout = timeout
         self._idle: list[sqlite3.Connection] = []
         self._pool = threading.Lock()
         self._writer = threading.Lock()
         self._closed = False
-        self._uri = f"{path.absolute().as_uri()}?mode=rw{'c' if create else ''}"
+        self._uri = f"{path.absolute().as_uri()}?mode="
         if create:
-            self._create()
+            self._create(create)
 
-    def _create(self) -> None:
-        with self._explained(), contextlib.closing(self._connect()) as connection:
+    def _create(self, fill: Callable[[sqlite3.Connection], None]) -> None:
+        with self._explained(), contextlib.closing(self._prepared("rwc")) as connection:
             # Both are fixed when the first page is written.
             connection.execute(f"PRAGMA page_size = {_PAGE}")
             connection.execute("PRAGMA journal_mode = WAL")
@@ -80,21 +83,27 @@ class Database:
             connection.execute(
                 "INSERT INTO header VALUES (1, ?, '', NULL, 'f32', '', '{}', 'auto', 1, 0, 0, NULL)", (FORMAT_VERSION,)
             )
+            fill(connection)
             connection.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            return self._prepared(self._uri)
+            return self._prepared("rw")
         except sqlite3.OperationalError:
-            # A folder that we may not write to: SQLite can share it with a writer only where it can write beside it,
-            # so it is read as something that nobody changes.
-            if self.path.exists() and not Path(f"{self.path}-wal").exists():
-                return self._prepared(self._uri.replace("mode=rw", "mode=ro&immutable=1"))
-            raise
+            # SQLite shares a file with a writer only where it can write beside it. In a folder that we may not write
+            # to it is read as something that nobody changes.
+            if os.access(self.path.parent, os.W_OK) or Path(f"{self.path}-wal").exists():
+                raise
+            return self._prepared("ro&immutable=1")
 
-    def _prepared(self, uri: str) -> sqlite3.Connection:
+    def _prepared(self, mode: str) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            uri, uri=True, timeout=self._timeout, isolation_level=None, check_same_thread=False, cached_statements=64
+            self._uri + mode,
+            uri=True,
+            timeout=self._timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=64,
         )
         try:
             connection.text_factory = text
@@ -126,23 +135,29 @@ class Database:
                 self._give_back(connection)
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, wait: bool = True) -> Iterator[sqlite3.Connection]:
         """A connection whose changes become visible together when the block ends, or not at all.
+
+        Args:
+            wait: for another writer, until the timeout.
 
         Raises:
             CollectionError: another process writes and did not end in time, the disk is full, or the file is damaged.
         """
-        if not self._writer.acquire(timeout=self._timeout):
+        if not self._writer.acquire(timeout=self._timeout if wait else 0):
             raise self._busy()
         try:
             with self._explained():
                 connection = self._take()
                 try:
+                    if not wait:
+                        connection.execute("PRAGMA busy_timeout = 0")
                     connection.execute("BEGIN IMMEDIATE")
                     yield connection
                     connection.execute("UPDATE header SET revision = revision + 1")
                     connection.execute("COMMIT")
                 finally:
+                    connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
                     self._give_back(connection)
         finally:
             self._writer.release()

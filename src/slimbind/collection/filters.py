@@ -120,6 +120,18 @@ def parse(text: str) -> Node:
     return _Parser(text).whole()
 
 
+def wanted(where: str, modality: str | None = None) -> Node | None:
+    """The tree of a filter that may be empty, and of a modality; None where all is wanted.
+
+    Raises:
+        UsageError: the filter cannot be read.
+    """
+    nodes = [parse(where)] if where.strip() else []
+    if modality is not None:
+        nodes.append(Compare(Field(column="modality"), "=", modality))
+    return Many("and", tuple(nodes)) if nodes else None
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text

@@ -93,6 +93,12 @@ def change(connection: sqlite3.Connection, **values: object) -> None:
         connection.execute(f"UPDATE header SET {name} = ?", (told,))  # names come from our own code only
 
 
+def drop_codes(connection: sqlite3.Connection, known: Header) -> None:
+    """Forget the code file and what was removed since; whoever has read either begins anew."""
+    connection.execute("DELETE FROM removed")
+    change(connection, codes=None, epoch=known.epoch + 1)
+
+
 def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str], modalities: set[str]) -> bool:
     """Check that new vectors belong here; says whether the header learns something from them.
 

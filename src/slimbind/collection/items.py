@@ -147,10 +147,23 @@ def by_hash(connection: sqlite3.Connection, folder: Path, content: str, modality
     return None if row is None else entry(row, folder)
 
 
+def duplicates(connection: sqlite3.Connection) -> list[list[str]]:
+    """Ids of items with the same hash and modality, in the order they were written."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    rows = connection.execute(
+        "SELECT hash, modality, id FROM items WHERE hash <> '' AND (hash, modality) IN "
+        "(SELECT hash, modality FROM items WHERE hash <> '' GROUP BY hash, modality HAVING count(*) > 1) ORDER BY key"
+    )
+    for content, modality, name in rows:
+        groups.setdefault((content, modality), []).append(name)
+    return list(groups.values())
+
+
 def originals(connection: sqlite3.Connection, known: Header, keys: Sequence[int]) -> NDArray[np.float32]:
-    """The stored vectors ``[n, dim]`` of these keys; zeros for one that is not there any more."""
+    """The stored vectors ``[n, dim]`` of these keys; for one that is not there any more, just some unit vector."""
     assert known.dim is not None
     out = np.zeros((len(keys), known.dim), np.float32)
+    out[:, 0] = 1
     for start in range(0, len(keys), _MANY):
         some = keys[start : start + _MANY]
         marks = ",".join("?" * len(some))
@@ -160,6 +173,17 @@ def originals(connection: sqlite3.Connection, known: Header, keys: Sequence[int]
             blobs = [found[some[place]] for place in there]
             out[np.array(there) + start] = vectors.unpack(blobs, known.dtype, known.dim)
     return out
+
+
+def read_vectors(
+    connection: sqlite3.Connection, known: Header, *, after: int = 0
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Keys ``[n]`` and vectors ``[n, dim]`` of all items with ``key > after``, in batches, ascending."""
+    assert known.dim is not None
+    cursor = connection.execute("SELECT key, vector FROM vectors WHERE key > ? ORDER BY key", (after,))
+    while rows := cursor.fetchmany(_PAGE):
+        keys = np.array([row[0] for row in rows], np.int64)
+        yield keys, vectors.unpack([row[1] for row in rows], known.dtype, known.dim)
 
 
 def entry(row: Sequence[object], folder: Path) -> Entry:

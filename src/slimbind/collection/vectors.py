@@ -41,7 +41,7 @@ def unit_rows(vectors: ArrayLike, names: Sequence[str] | None = None) -> NDArray
     if rows.ndim != 2 or rows.shape[1] == 0:
         raise UsageError(f"vectors have the shape {list(array.shape)}", hint="give an array [n, dim] of floats")
     with np.errstate(over="ignore", invalid="ignore"):
-        norms = np.linalg.norm(rows.astype(np.float64), axis=1) if len(rows) else np.empty(0)
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     for bad, why in ((~np.isfinite(norms), "is not finite"), (norms == 0, "is zero and points nowhere")):
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -113,6 +113,11 @@ def utf8(what: str, value: str) -> bytes:
 
 
 def checksum(entry: Entry, metadata: str, blob: bytes) -> int:
-    """CRC-32 over all that is kept of an item, so that `verify` finds a flipped bit that SQLite cannot see."""
-    fields = (entry.id, entry.modality, entry.source, entry.hash, str(entry.size), str(entry.mtime_ns), metadata)
-    return zlib.crc32(blob, zlib.crc32("\0".join(fields).encode("utf-8", "surrogateescape")))
+    """CRC-32 over all that is kept of an item, so that ``verify`` finds a flipped bit that SQLite cannot see."""
+    fields = (entry.id, entry.modality, entry.source, metadata, entry.hash, entry.size, entry.mtime_ns)
+    return checksum_of(fields, blob)
+
+
+def checksum_of(columns: Sequence[object], blob: bytes) -> int:
+    """The same from columns: id, modality, source, metadata, hash, size, mtime_ns."""
+    return zlib.crc32(blob, zlib.crc32("\0".join(map(str, columns)).encode("utf-8", "surrogateescape")))
