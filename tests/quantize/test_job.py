@@ -230,6 +230,23 @@ def test_a_stopped_job_leaves_nothing_half_done_and_goes_on(split_folder, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_two_jobs_do_not_write_to_one_place(split_folder, tmp_path):
+    refused = []
+
+    def second(text, total):
+        if not refused:
+            with pytest.raises(ArtifactError, match="another job is writing .*out") as error:
+                quantize(split_folder, tmp_path / "out", scheme="bf16", modalities=["imu"])
+            refused.append(error.value)
+        return lambda done: None
+
+    (tmp_path / ".out.lock").touch()  # what a job leaves behind that was killed
+    first = quantize(split_folder, tmp_path / "out", scheme="f16", modalities=["imu"], progress=second)
+    assert refused and "let it finish" in refused[0].hint
+    assert first.tower("imu").scheme == "f16"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_what_waits_is_used_only_for_the_same_job_and_only_if_whole(split_folder, tmp_path):
     source = Artifact.open(split_folder)
     work = Work(tmp_path / "out", model=source.manifest.model, embedding_dim=source.manifest.embedding_dim)
