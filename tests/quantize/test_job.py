@@ -96,6 +96,24 @@ def test_weight_only_schemes(split_folder, tmp_path, name, least, most):
                 assert np.abs(np.concatenate(few) - together).max() < 1e-6, (modality, count)
 
 
+def test_layers_that_4_bits_do_not_fit_are_told_before_work(split_folder, tmp_path):
+    def no_work(text, total):
+        raise KeyboardInterrupt(text)
+
+    notes = []
+    wanted = {"modalities": ["imu"], "progress": no_work, "note": notes.append}
+    with pytest.raises(
+        UsageError, match="groups of 7 divide the inputs of no linear layer of the imu tower"
+    ) as refused:
+        quantize(split_folder, tmp_path / "out", scheme=scheme("int4-weight", {"group": "7"}), **wanted)
+    group = refused.value.hint.partition("group=")[2].partition(",")[0]
+    for text, left in ((group, False), (str(4 * int(group)), True)):
+        notes.clear()
+        with pytest.raises(KeyboardInterrupt):
+            quantize(split_folder, tmp_path / "out", scheme=scheme("int4-weight", {"group": text}), **wanted)
+        assert any("linear layers keep 8 bits" in note for note in notes) == left, notes
+
+
 def test_error_compensation_pays(split_folder, tmp_path):
     found = {}
     for method in ("gptq", "nearest"):

@@ -100,6 +100,29 @@ def test_the_recipe_of_a_mix_gives_it_again(tower, data, sizes):
         assert layer.weight is None or torch.equal(layer.weight.codes, other.weight.codes)
 
 
+@pytest.mark.parametrize(("scheme", "rounded"), [("bf16", False), ("int8-dynamic", True)])
+def test_4_bits_do_not_round_inputs_unless_others_do(tower, data, scheme, rounded):
+    recipe = f"""{{"type": "slimbind-recipe", "rules": [
+        {{"layers": "*.mlp.*", "scheme": "int4-weight", "group": 16}},
+        {{"layers": "*.attn.*", "scheme": "{scheme}"}}]}}"""
+    plan = mixed.make(tower, data, Mixed(recipe=recipe), silent)[1]
+    assert {layer.activation for name, layer in plan.layers.items() if ".mlp." in name} == {
+        "dynamic" if rounded else "float"
+    }
+    assert (plan.group_size is not None) == rounded
+
+
+def test_a_layer_whose_inputs_cannot_be_rounded_is_not_mixed_with_others(make_tower, make_data, monkeypatch, tmp_path):
+    tower = make_tower("imu")
+    widths = {name: site.weight.shape[1] for name, site in sites(tower).items() if site.kind == "linear"}
+    most = widths["blocks.0.mlp.fc1"]
+    assert widths["stem.proj"] % most, widths
+    monkeypatch.setattr(mixed, "group_of", lambda found: (most, {}))
+    made = mixed.make(tower, make_data(tower), Mixed(min_fidelity=0.9), silent)
+    assert "dynamic" in {layer.activation for layer in made[1].layers.values()}
+    openvino.write(made[0], tmp_path, made[1])  # which would refuse float inputs beside them
+
+
 def test_a_recipe_may_ask_for_calibrated_ranges(make_tower, make_data):
     tower = make_tower("imu")
     data = make_data(tower)

@@ -22,13 +22,13 @@ from slimbind.evaluate import fidelity
 from slimbind.evaluate.speed import in_turns
 from slimbind.export.job import WRITERS, load_tower, open_split
 from slimbind.modalities import MODALITIES, check_modality
-from slimbind.quantize import mixed, qat
+from slimbind.quantize import mixed, qat, weight_only
 from slimbind.quantize.calibration import Calibration, gather
 from slimbind.quantize.hollow import hollow
 from slimbind.quantize.plan import Plan
 from slimbind.quantize.recipe import Recipe
 from slimbind.quantize.report import Progress, Report, silent
-from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Learning, Mixed, Scheme
+from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Int4Weight, Learning, Mixed, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
 from slimbind.quantize.sites import sites
 from slimbind.quantize.work import Work, place
@@ -92,7 +92,7 @@ def quantize(
     check_destination(Path(destination), overwrite=overwrite, source=Path(source))
     artifact = open_split(source)
     entries = _entries(artifact, modalities)
-    _check_settings(config, artifact, entries, chosen_engine)
+    _check_settings(config, artifact, entries, chosen_engine, note)
     estimate = sum(entry.parameters * config.bits / 8 for entry in entries.values()) * _SLACK
     check_space(Path(destination), int(estimate))
     if config.multiplies_int8 and int8_note():
@@ -163,14 +163,25 @@ def _entries(artifact: Artifact, modalities: Iterable[str] | None) -> dict[str, 
     return found
 
 
-def _check_settings(config: Scheme, artifact: Artifact, entries: Mapping[str, TowerEntry], engine: str) -> None:
-    """Refuse a budget that says nothing, and a recipe that does not fit its towers, before any work is done."""
-    if not isinstance(config, Mixed):
+def _check_settings(
+    config: Scheme,
+    artifact: Artifact,
+    entries: Mapping[str, TowerEntry],
+    engine: str,
+    note: Callable[[str], None],
+) -> None:
+    """Refuse a budget that says nothing, and what does not fit its towers, before any work is done."""
+    if isinstance(config, Mixed):
+        mixed.check(config)
+    if not isinstance(config, Int4Weight) and getattr(config, "recipe", None) is None:
         return
-    mixed.check(config)
-    if config.recipe is not None:
-        family = artifact.manifest.model.family
-        bare = {name: simplify(registry.build(family, name, entry.config)) for name, entry in entries.items()}
+    family = artifact.manifest.model.family
+    bare = {name: simplify(registry.build(family, name, entry.config)) for name, entry in entries.items()}
+    if isinstance(config, Int4Weight):
+        for name, tower in bare.items():
+            if left := weight_only.left_in_8_bits(name, sites(tower), config.group):
+                note(left)
+    elif isinstance(config, Mixed) and config.recipe is not None:
         recipe = Recipe.from_json(config.recipe)
         recipe.check({name: list(sites(tower)) for name, tower in bare.items()})
         for name, tower in bare.items():

@@ -155,13 +155,15 @@ class _Mix:
         self.sites = sites(tower)
         self.dynamic, _ = group_of(self.sites)
 
-    def plan(self, choice: Choice) -> Plan:
-        """The plan of a choice; layers that it does not name are stored as ``rest``."""
+    def plan(self, choice: Choice, *, rounded: bool = False) -> Plan:
+        """The plan of a choice; layers that it does not name are stored as ``rest``.
+
+        Inputs are rounded where a layer of the choice asks for it, or if ``rounded`` says so: OpenVINO rounds those of
+        all whole-number matrices of a tower, or of none.
+        """
         layers = {}
-        # OpenVINO rounds the inputs of all whole-number matrices of a tower, or of none.
-        float_inputs = any(s == "int8-weight" and self.sites[name].kind == "linear" for name, (s, _) in choice.items())
-        rounded = any(s == "int8-dynamic" for s, _ in choice.values())
-        dynamic = None if float_inputs and not rounded else self.dynamic
+        rounded = rounded or any(s == "int8-dynamic" for s, _ in choice.values())
+        dynamic = self.dynamic if rounded else None
         if dynamic is not None:  # and in groups that divide those of 4-bit weights
             dynamic = gcd(dynamic, *(group or GROUP for scheme, group in choice.values() if scheme == "int4-weight"))
         for name, (scheme, group) in choice.items():
@@ -222,8 +224,8 @@ class _Mix:
     def _options(self, site: Site) -> list[LayerScheme]:
         """What a layer can be, largest first."""
         possible = [scheme for scheme in _OPTIONS if not can(site, scheme, GROUP, self.dynamic)]
-        if "int8-dynamic" in possible:
-            possible.remove("int8-weight")  # as large, and slower
+        if site.kind == "linear":  # as large and slower, and not possible beside layers whose inputs are rounded
+            possible.remove("int8-weight")
         return sorted(possible, key=lambda scheme: -stored_bytes(site, scheme))
 
     def _measure(self, progress: Progress) -> Loss:
@@ -231,7 +233,8 @@ class _Mix:
         ways: dict[str, Mapping[str, nn.Module]] = {}
         for scheme in _OPTIONS:
             named: Choice = {name: (scheme, None) for name, possible in options.items() if scheme in possible}
-            ways[scheme] = twins(emulate(self.tower, self.plan(named)), named)
+            mixture = self.plan(named, rounded=scheme == "int4-weight")  # as they will be beside int8-dynamic
+            ways[scheme] = twins(emulate(self.tower, mixture), named)
         items: Iterator[Tensor] = self.data.few(probe_size(self.tower))
         return measure(self.tower, items, ways, probes=_PROBES, progress=progress("measuring sensitivity", 8))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from math import gcd
+
+from slimbind.errors import UsageError
 from slimbind.quantize import gptq, rounding
 from slimbind.quantize.activations import InputStats, observe
 from slimbind.quantize.calibration import Calibration
@@ -10,13 +14,32 @@ from slimbind.quantize.options import layer_plan
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import F16, Bf16, Int4Weight, Int8Weight, Made
-from slimbind.quantize.sites import sites
+from slimbind.quantize.sites import Site, sites
 from slimbind.towers.layers import Tower
 
 
 def half(tower: Tower, calibration: Calibration, config: F16 | Bf16, progress: Progress, /) -> Made:
     """Every matrix in 16 bits; see ``schemes.Make``."""
     return tower, Plan(rest="f16" if isinstance(config, F16) else "bf16", precision="bf16"), Report(layers=0)
+
+
+def left_in_8_bits(modality: str, found: Mapping[str, Site], group: int) -> str:
+    """Which linear layers of a tower cannot be stored in 4 bits, in words; empty where all can.
+
+    Raises:
+        UsageError: none of them can.
+    """
+    widths = {name: site.weight.shape[1] for name, site in found.items() if site.kind == "linear"}
+    odd = [name for name, width in widths.items() if width % group]
+    if odd and len(odd) == len(widths):
+        raise UsageError(
+            f"int4-weight: groups of {group} divide the inputs of no linear layer of the {modality} tower",
+            hint=f"give --set group={gcd(*widths.values())}, or use --scheme int8-weight",
+        )
+    if not odd:
+        return ""
+    names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+    return f"{modality}: {len(odd)} of {len(widths)} linear layers keep 8 bits, groups of {group} do not fit: {names}"
 
 
 def int8(tower: Tower, calibration: Calibration, config: Int8Weight, progress: Progress, /) -> Made:
