@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,11 @@ def test_outliers_are_what_help_is_for(make_tower, make_data):
     assert set(plain[2].observers.values()) == {"minmax"}
 
 
-def test_layers_stay_in_float_until_the_worst_cosine_is_enough(make_tower, make_data):
+@pytest.mark.parametrize("fallback", ["dynamic", "bf16"])
+def test_layers_leave_their_range_until_the_worst_cosine_is_enough(make_tower, make_data, fallback):
     tower = make_tower("imu", outliers=True)
     data = make_data(tower)
-    config = {"smoothing": "off", "observer": "minmax", "most_kept": 1.0}
+    config = {"smoothing": "off", "observer": "minmax", "most_kept": 1.0, "fallback": fallback}
     all_of_it = make(tower, data, Int8Static(**config, least=0.0), silent)
     off = 1 - all_of_it[2].settings["judged"]["cosine_min"]
     some = make(tower, data, Int8Static(**config, least=1 - off / 3), silent)
@@ -64,14 +66,27 @@ def test_layers_stay_in_float_until_the_worst_cosine_is_enough(make_tower, make_
     assert some[2].settings["judged"]["cosine_min"] >= 1 - off / 3
     assert loss(tower, some, data) < loss(tower, all_of_it, data)
     for name, reason in some[2].kept.items():
-        assert some[1].layers[name].weight is None and some[1].layers[name].stored == "bf16"
+        layer = some[1].layers[name]
+        if fallback == "dynamic":
+            assert layer.weight is not None and layer.activation == "dynamic" and "per token" in reason
+        else:
+            assert layer.weight is None and layer.stored == "bf16" and "bf16" in reason
         assert "off the cosine" in reason and "of the multiplications" in reason
 
 
 def test_no_more_stays_in_float_than_is_allowed(make_tower, make_data):
     tower = make_tower("imu", outliers=True)
-    made = make(tower, make_data(tower), Int8Static(smoothing="off", least=0.9999999, most_kept=0.2), silent)
-    assert 0 < made[2].settings["kept_multiplications"] <= 0.2
+    hard = Int8Static(smoothing="off", least=0.9999999, most_kept=0.2, fallback="bf16")
+    made = make(tower, make_data(tower), hard, silent)
+    assert 0 < made[2].settings["bf16_multiplications"] <= 0.2
+    assert made[2].settings["per_token_multiplications"] == 0
+
+
+def test_weights_make_up_for_each_others_errors(make_tower, make_data):
+    tower = make_tower("imu")
+    data = make_data(tower)
+    losses = [loss(tower, make(tower, data, replace(QUICK, compensate=on), silent), data) for on in (False, True)]
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_biases_help_convolutions(make_tower, make_data):

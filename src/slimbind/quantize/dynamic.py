@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from slimbind.quantize import bias, emulate, rounding
+from slimbind.quantize import bias, emulate, gptq, rounding
 from slimbind.quantize.activations import observe
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.links import links
@@ -42,6 +42,10 @@ def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: 
         tower = smooth(tower, stats, alpha=alphas, shift=config.move, loud=loud)
         del stats
     plan, kept = _plan(tower, progress)
+    if config.compensate and plan.layers:
+        linear = sum(layer.activation == "dynamic" for layer in plan.layers.values())
+        told = progress("compensating", linear)
+        plan = gptq.compensated(tower, calibration.batches(), plan, progress=lambda count, _: told(count))
     if config.correct:
         told = progress("correcting biases", len(calibration))
         tower = bias.correct(tower, plan, calibration.batches(), progress=told)

@@ -83,6 +83,7 @@ Smoothing = Literal["searched", "even", "off"]  # alpha searched per layer, 0.5 
 class Int8Dynamic(Learning):
     """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs.
 
+    ``compensate``: weights are rounded so that they make up for each other's errors, which takes as long as all else.
     ``move``: channels are moved to lie around zero. ``loud``: the few channels that no smoothing makes good stay in
     float. ``correct``: biases take up the mean error; that helped about as often as it hurt, and takes three times
     as long (``benchmarks/smoothing.py``).
@@ -95,15 +96,18 @@ class Int8Dynamic(Learning):
     smoothing: Smoothing = "even"
     move: bool = True
     loud: bool = True
+    compensate: bool = True
     correct: bool = False
 
 
 @dataclass(frozen=True)
 class Int8Static(Learning):
-    """int8 weights, and inputs rounded in ranges calibrated beforehand; layers that lose too much stay in float.
+    """int8 weights, and inputs rounded in ranges calibrated beforehand, except for layers that lose too much so.
 
-    ``plain`` leaves out all help: no smoothing, one observer, nothing kept. Layers are kept in float until the worst
-    cosine is ``least``, or ``most_kept`` of all multiplications would be in float.
+    Those are rounded per token when the tower runs (``fallback="dynamic"``; a convolution stays in bf16), or all stay
+    in bf16 (``"bf16"``), until the worst cosine is ``least`` or ``most_kept`` of all multiplications would be in bf16.
+    ``compensate``: weights are rounded so that they make up for each other's errors. ``plain`` leaves out all help: no
+    smoothing, one observer, nothing kept, no compensation.
     """
 
     name = "int8-static"
@@ -116,6 +120,8 @@ class Int8Static(Learning):
     per_channel: bool = True
     least: float = 0.995
     most_kept: float = 0.15
+    fallback: Literal["dynamic", "bf16"] = "dynamic"
+    compensate: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,8 +2,10 @@
 
 What helps, in this order: smoothing (searched per link for inputs that share one range), a range per layer from the
 observer that costs the embedding least, asymmetric uint8 (the range of a GELU's output is nearly one-sided), biases
-that take up the mean error, and, last, layers left in bf16. Those are chosen by measured sensitivity, most gained per
-multiplication first, and only until a part of the data that calibration does not look at agrees well enough.
+that take up the mean error, layers that get more than a calibrated range: inputs rounded per token when the
+tower runs (``int8-dynamic``, a little slower), or, where the engine cannot do that (convolutions), bf16. Those are
+chosen by measured sensitivity, most gained per time lost first, and only until a part of the data that calibration does
+not look at agrees well enough. Last, weights are rounded once more, making up for each other's errors (``gptq``).
 
 ``plain`` leaves all of that out, for comparison.
 """
@@ -17,10 +19,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from slimbind.quantize import bias, ranges, rounding
+from slimbind.quantize import bias, gptq, ranges, rounding
 from slimbind.quantize.activations import InputStats, observe, watchable
 from slimbind.quantize.calibration import Calibration
-from slimbind.quantize.dynamic import precision_of
+from slimbind.quantize.dynamic import group_of, precision_of
 from slimbind.quantize.emulate import emulate
 from slimbind.quantize.links import links, structure_copy
 from slimbind.quantize.plan import LARGEST, LayerPlan, Plan, StaticRange, WeightCodes
@@ -40,6 +42,9 @@ _ROUNDS = 6
 _MARGIN = 0.8  # of the loss that may remain: predictions are held to less than what is asked for
 _TRIED = ("minmax", "percentile", "mse")  # "histogram" looks for what "mse" finds
 _WIDER = 1.25
+# What a layer takes more time for if it is rounded per token, as part of what it takes more in bf16: 8 % against 90 %
+# (three blocks of the vision tower).
+_PER_TOKEN = 0.09
 _BETTER = 0.9  # another observer than the first has to cost less than this part, or chance would choose
 
 
@@ -73,6 +78,11 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
     made.choose(loss, observers)
     found = made.keep(reference, progress)
     plan = made.plan()
+    tower = made.corrected(plan)
+    if config.compensate:
+        linear = [name for name in plan.layers if made.sites[name].kind == "linear" and plan.layers[name].weight]
+        told = progress("compensating", len(linear))
+        plan = gptq.compensated(tower, data.learn(), plan, progress=lambda count, _: told(count))
     report = Report(
         layers=len(plan.layers) - len(made.kept),
         kept=made.reasons(),
@@ -82,11 +92,12 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
             "judged": {"cosine_mean": found.cosine_mean, "cosine_min": found.cosine_min, "samples": found.samples},
             "predicted_loss": made.left,
             "biases_corrected": bool(made.biases),
-            "kept_multiplications": made.share(made.kept),
+            "bf16_multiplications": made.share([name for name in made.kept if name not in made.per_token]),
+            "per_token_multiplications": made.share([name for name in made.kept if name in made.per_token]),
             "loud_channels": {name: len(channels) for name, channels in loud.items()},
         },
     )
-    return made.corrected(plan), plan, report
+    return tower, plan, report
 
 
 def _plain(tower: Tower, calibration: Calibration, config: Int8Static, progress: Progress) -> Made:
@@ -172,7 +183,8 @@ class _Static:
     data: Data
     kept: list[str] = field(default_factory=list)
     observer: dict[str, str] = field(default_factory=dict)
-    loss: dict[str, float] = field(default_factory=dict)
+    loss: dict[str, float] = field(default_factory=dict)  # of each layer in its range
+    floor: dict[str, float] = field(default_factory=dict)  # ... and of what it would be kept as
 
     def __post_init__(self) -> None:
         self.sites = sites(self.tower)
@@ -181,11 +193,18 @@ class _Static:
         self.codes = {name: codes(site, self.config) for name, site in whole.items()}
         self.biases: dict[str, nn.Parameter | None] = {}
         self.work = multiplications({name: self.sites[name] for name in self.static}, self.stats)
+        self.group, unfit = group_of(self.sites) if self.config.fallback == "dynamic" else (None, {})
+        fits = [name for name in self.static if self.sites[name].kind == "linear" and name not in unfit]
+        self.per_token = fits if self.group is not None else []
+        self.price = {name: work * (_PER_TOKEN if name in self.per_token else 1) for name, work in self.work.items()}
 
     def measure(self, observers: tuple[str, ...], progress: Progress) -> Loss:
         """What each layer costs under each observer's range."""
         plans = {name: self.plan(name) for name in observers}
         ways = {name: twins(emulate(self.corrected(plan), plan), self.static) for name, plan in plans.items()}
+        if self.per_token:
+            layers = {name: LayerPlan(self.codes[name], "dynamic") for name in self.per_token}
+            ways["dynamic"] = twins(emulate(self.tower, Plan(layers, group_size=self.group)), layers)
         return measure(
             self.tower,
             self.data.few(probe_size(self.tower)),
@@ -202,11 +221,14 @@ class _Static:
                 if loss[other][name] < _BETTER * loss[best][name]:
                     best = other
             self.observer[name], self.loss[name] = best, loss[best][name]
+            self.floor[name] = min(loss["dynamic"][name], self.loss[name]) if name in self.per_token else 0.0
 
     def keep(self, reference: Tensor, progress: Progress) -> Agreement:
-        """Leave layers in float until the judged data agree with the reference; says how well they do."""
+        """Take layers out of their ranges until the judged data agree with the reference; says how well they do."""
         done = progress("judging", _ROUNDS)
         wanted = 1 - self.config.least
+        gains = {name: self.loss[name] - self.floor[name] for name in self.static}
+        most = self.config.most_kept * sum(self.work.values())
         for turn in range(_ROUNDS):
             plan = self.plan()
             found = agreement(reference, embed(emulate(self.corrected(plan), plan), self.data.judge()))
@@ -214,10 +236,9 @@ class _Static:
             off = 1 - found.cosine_min
             if off <= wanted or turn == _ROUNDS - 1:
                 break
-            allowed = _MARGIN * self.left * wanted / off
+            allowed = _MARGIN * self.left * wanted / off - sum(self.floor.values())
             before = len(self.kept)
-            most = self.config.most_kept * sum(self.work.values())
-            self.kept = restore(self.loss, self.work, allowed=allowed, first=self.kept, most=most)
+            self.kept = restore(gains, self.price, allowed=allowed, first=self.kept, most=most)
             if len(self.kept) == before:
                 break
         return found
@@ -231,10 +252,12 @@ class _Static:
             elif observer is not None:
                 layers[name] = LayerPlan(weight, self.stats[name].ranges[observer])
             elif name in self.kept:
-                layers[name] = LayerPlan(stored="bf16")
+                kept = name in self.per_token
+                layers[name] = LayerPlan(weight, "dynamic") if kept else LayerPlan(stored="bf16")
             else:
                 layers[name] = LayerPlan(weight, self.stats[name].ranges[self.observer[name]])
-        return Plan(layers, rest="bf16", precision=precision_of(self.tower))
+        group = self.group if any(layer.activation == "dynamic" for layer in layers.values()) else None
+        return Plan(layers, rest="bf16", precision=precision_of(self.tower), group_size=group)
 
     def convolves(self) -> bool:
         """Whether most of the work is convolutions."""
@@ -255,17 +278,17 @@ class _Static:
             self.biases = {name: fixed.get_submodule(name)._parameters["bias"] for name in self.static}
 
     def corrected(self, plan: Plan) -> Tower:
-        """The tower with the biases found, except for layers that a plan leaves in float."""
+        """The tower with the biases found, except for layers that a plan gives no range."""
         new = structure_copy(self.tower) if self.biases else self.tower
         for name in self.biases:
-            if plan.layers[name].weight is not None:
+            if isinstance(plan.layers[name].activation, StaticRange):
                 new.get_submodule(name)._parameters["bias"] = self.biases[name]
         return new
 
     @property
     def left(self) -> float:
         """The predicted fall of the cosine."""
-        return sum(value for name, value in self.loss.items() if name not in self.kept)
+        return sum((self.floor if name in self.kept else self.loss)[name] for name in self.loss)
 
     def share(self, names: list[str]) -> float:
         """The part of all multiplications that these layers have."""
@@ -275,8 +298,9 @@ class _Static:
         """Why each kept layer was kept."""
         total = sum(self.loss.values())
         return {
-            name: f"in int8 it takes {self.loss[name]:.1e} off the cosine, {self.loss[name] / total:.0%} of what all "
-            f"layers do, for {self.share([name]):.1%} of the multiplications; it is bf16"
+            name: f"in a calibrated range it takes {self.loss[name]:.1e} off the cosine, {self.loss[name] / total:.0%} "
+            f"of what all layers do, for {self.share([name]):.1%} of the multiplications; it is "
+            + (f"rounded per token ({self.floor[name]:.1e})" if name in self.per_token else "bf16")
             for name in self.kept
         }
 
