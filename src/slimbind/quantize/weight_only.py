@@ -10,11 +10,13 @@ from slimbind.quantize import gptq, rounding
 from slimbind.quantize.activations import InputStats, observe
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.dynamic import precision_of
+from slimbind.quantize.links import links
 from slimbind.quantize.options import layer_plan
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import F16, Bf16, Int4Weight, Int8Weight, Made
 from slimbind.quantize.sites import Site, sites
+from slimbind.quantize.smooth import smooth
 from slimbind.towers.layers import Tower
 
 
@@ -59,10 +61,13 @@ def int4(tower: Tower, calibration: Calibration, config: Int4Weight, progress: P
     Groups that do not divide a layer's inputs leave it in 8 bits. ``gptq`` rounds twice: the first codes only say how
     each layer is to be stored, the second ones make up for each other's errors (``gptq.compensated``).
     """
-    found = sites(tower)
     stats: dict[str, InputStats] = {}
+    if config.smoothing:
+        seen = observe(tower, calibration.batches(), progress=progress("observing", len(calibration)))
+        tower = smooth(tower, seen, alpha=config.smoothing)
     if config.method == "importance":
         stats = observe(tower, calibration.batches(), progress=progress("observing", len(calibration)))
+    found = sites(tower)
     layers: dict[str, LayerPlan] = {}
     kept: dict[str, str] = {}
     done = progress("rounding", len(found))
@@ -78,8 +83,9 @@ def int4(tower: Tower, calibration: Calibration, config: Int4Weight, progress: P
                 kept[name] = f"8 bits: its {site.weight.shape[1]} inputs are no multiple of {config.group}"
         done(number)
     plan = Plan(layers, rest="bf16", precision=precision_of(tower))
+    smoothing = dict.fromkeys(links(tower), config.smoothing) if config.smoothing else {}
     if config.method == "gptq":
         linear = sum(site.kind == "linear" for site in found.values())
         told = progress("compensating", linear)
         plan = gptq.compensated(tower, calibration.batches(), plan, progress=lambda count, total: told(count))
-    return tower, plan, Report(layers=len(layers), kept=kept)
+    return tower, plan, Report(layers=len(layers), kept=kept, smoothing=smoothing)
