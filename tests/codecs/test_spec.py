@@ -29,6 +29,7 @@ from slimbind.errors import UsageError
         ("rabitq1,refine(sq8)", 584),
         ("rabitq4,refine(original)", 276),
         ("pq128x4fs,refine(pq64x8)", 128),
+        ("pq128x4fs,refine(pq64x8),refine(original)", 128),
     ],
 )
 def test_a_name_comes_back_and_says_its_bytes(name: str, size: int) -> None:
@@ -54,7 +55,9 @@ def test_spaces_and_capitals_are_forgiven() -> None:
         ("rabitq5", "unknown codec 'rabitq5'"),
         ("", "unknown codec ''"),
         ("sq8,refine(sq9)", "unknown codec 'sq9'"),
-        ("sq8,refine(sq4,refine(f16))", "unknown codec"),
+        ("sq8,refine(sq4,refine(f16))", "is not refine"),
+        ("sq8,refine(original),refine(f16)", "refine is said once"),
+        ("sq8,refine(f16),refine(f32)", "refine is said once"),
         ("pq7x8", "64 dimensions cannot be cut into 7 equal parts .*divides 64 is 4"),
         ("pq0x8", "cannot be cut into 0"),
         ("pq8x99", "99 bits for each part; allowed: 1 to 12"),

@@ -135,8 +135,19 @@ def open_codec(spec: CodecSpec | str, dim: int) -> Codec:
         spec = parse(spec, dim)
     if spec.dim != dim:
         raise UsageError(f"{spec} was made for {spec.dim} dimensions, not {dim}", hint=f"parse({str(spec)!r}, {dim})")
+    # Here, because each of them is a Codec and imports this module.
+    from slimbind.codecs.binary import BinaryCodec
     from slimbind.codecs.plain import PlainCodec
+    from slimbind.codecs.product import ProductCodec
+    from slimbind.codecs.rabitq import RaBitQCodec
+    from slimbind.codecs.scalar import ScalarCodec
 
-    if spec.family in ("f32", "f16"):
-        return PlainCodec(spec.coarse)
-    raise UsageError.unknown("codec", str(spec), ["f32", "f16"])
+    families: dict[str, type[Codec]] = {
+        "f32": PlainCodec,
+        "f16": PlainCodec,
+        "sq": ScalarCodec,
+        "pq": ProductCodec,
+        "rabitq": RaBitQCodec,
+        "binary": BinaryCodec,
+    }
+    return families[spec.family](spec.coarse)

@@ -3,56 +3,200 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from slimbind.codecs import checks
+from slimbind.codecs import checks, codefile
 from slimbind.codecs.checks import Vectors
+from slimbind.codecs.codec import Codec, Codes, open_codec
+from slimbind.codecs.flat import Mask, Rows, Scan, open_scan
+from slimbind.codecs.keys import KeyMap
+from slimbind.codecs.lists import ListScan, list_count
+from slimbind.codecs.sharing import SharedLock
 from slimbind.codecs.spec import CodecSpec, parse
 from slimbind.codecs.transform import Transform
+from slimbind.errors import CollectionError, UsageError
 
 Keys = NDArray[np.int64]
-Fetch = Callable[[Keys], Vectors]
+Fetch = Callable[[Keys], ArrayLike]
 Kind = Literal["auto", "flat", "ivf"]
+
+EXACT_BELOW = 10_000  # vectors: exact search takes about a millisecond
+LISTS_FROM = 1_000_000  # vectors: a flat scan of 4-bit codes takes tens of milliseconds
+_MIDDLE = "sq4,refine(original)"
+_AT_ONCE = 128  # queries whose candidates are decoded together
+_ADDED = 1 << 16  # vectors transformed and encoded together
+_COMPACT_FROM = 1024  # dead rows
+
+
+def choose(expected: int, dim: int) -> tuple[str, Kind]:
+    """Codec and kind for so many vectors: exact, 4 bits and the originals, or lists above a million."""
+    if expected < EXACT_BELOW:
+        return "f32", "flat"
+    if expected < LISTS_FROM:
+        return _MIDDLE, "flat"
+    return (f"pq{dim // 2}x4fs,refine(original)" if dim % 2 == 0 else _MIDDLE), "ivf"
 
 
 class CodeIndex:
-    """A search structure over (key, vector) pairs. Made by ``build`` or ``load``."""
+    """Keys and codes; searches run side by side, changes wait for them. Made by ``build`` or ``load``.
 
-    def __init__(self, spec: CodecSpec, transform: Transform | None, kind: Kind) -> None:
+    A score is the dot product of the normalised query with the normalised vector as far as the codes know it: with the
+    decoded vector, or with the original after ``refine(original)``. It does not depend on what else is in a batch.
+
+        index = CodeIndex.build("sq4,refine(original)", 512, transform=fit(vectors, {"text": captions}))
+        index.train(vectors)
+        index.add(keys, vectors)
+        scores, keys = index.search(queries, k=10, fetch=lambda keys: vectors[keys])
+    """
+
+    def __init__(self, spec: CodecSpec, transform: Transform | None, kind: Literal["flat", "ivf"], lists: int) -> None:
+        if transform is not None and transform.dim != spec.dim:
+            raise UsageError(f"a transform of {transform.dim} dimensions for vectors of {spec.dim}", hint="fit it anew")
         self.spec, self.dim, self.transform, self.kind = spec, spec.dim, transform, kind
-        self._keys = np.empty(0, np.int64)
-        self._vectors = np.empty((0, spec.dim), np.float32)
+        self._lists = lists
+        self._lock = SharedLock()
+        self._keys = KeyMap()
+        self._codec = open_codec(spec.coarse, spec.dim)
+        self._scan: Scan | None = open_scan(self._codec) if kind == "flat" and self._codec.trained else None
+        fine = spec.refine if isinstance(spec.refine, CodecSpec) else None
+        self._fine: Codec | None = None if fine is None else open_codec(fine.coarse, spec.dim)
+        self._fine_codes: Codes = np.empty((0, 0 if fine is None else fine.coarse_bytes), np.uint8)
 
     @classmethod
     def build(
-        cls, spec: CodecSpec | str, dim: int, *, transform: Transform | None = None, kind: Kind = "auto"
+        cls,
+        spec: CodecSpec | str,
+        dim: int,
+        *,
+        transform: Transform | None = None,
+        kind: Kind = "auto",
+        expected: int = 0,
     ) -> CodeIndex:
-        """An empty index."""
-        return cls(parse(spec, dim) if isinstance(spec, str) else spec, transform, kind)
+        """An empty index.
+
+        Args:
+            spec: the codec (``codecs.spec``); ``choose`` names one by size.
+            dim: length of the vectors.
+            transform: what ``codecs.transform.fit`` gave, or None.
+            kind: ``flat`` looks at every code, ``ivf`` at those near the query; ``auto`` takes lists from a million
+                ``expected`` vectors on, where the codec can be kept in lists.
+            expected: about how many vectors there will be.
+
+        Raises:
+            UsageError: an unknown codec or kind, or a codec that has no lists with ``ivf``.
+        """
+        found = parse(spec, dim) if isinstance(spec, str) else spec
+        if kind not in ("auto", "flat", "ivf"):
+            raise UsageError.unknown("kind of index", kind, ["auto", "flat", "ivf"])
+        if kind == "auto":
+            kind = "ivf" if expected >= LISTS_FROM and found.has_lists else "flat"
+        if kind == "ivf" and not found.has_lists:
+            raise UsageError(f"{found} has no lists", hint="use kind='flat', or pqMx4fs, sq8 or binary with kind='ivf'")
+        return cls(found, transform, kind, list_count(expected) if expected else 0)
+
+    @property
+    def trained(self) -> bool:
+        """Whether vectors can be added."""
+        return self._scan is not None and (self._fine is None or self._fine.trained)
+
+    @property
+    def codec(self) -> Codec:
+        """The codec that search scores are those of: the second one of a hybrid."""
+        return self._codec if self._fine is None else self._fine
+
+    @property
+    def bytes(self) -> int:
+        """Memory of codes and keys: what grows with the number of vectors."""
+        with self._lock.reading():
+            per_row = self.spec.bytes_per_vector + (16 if self.kind == "ivf" else 0)  # a row number and a place
+            return self._keys.rows * per_row + self._keys.bytes
 
     def train(self, vectors: ArrayLike, queries: ArrayLike | None = None) -> None:
-        """Learn from originals ``[n, dim]``."""
+        """Learn ranges, codebooks and lists from original ``vectors`` ``[n, dim]``, a sample of what will be added.
+
+        Raises:
+            UsageError: wrong shape, NaN, infinity, a zero vector, too few, or the index is not empty.
+        """
+        sample = self._stored(checks.unit(checks.vectors(vectors, self.dim, what="training vectors")))
+        asked = None
+        if queries is not None:
+            asked = self._asked(checks.unit(checks.vectors(queries, self.dim, what="training queries")))
+        with self._lock.writing():
+            if self._keys.rows:
+                raise UsageError("an index that holds vectors cannot be trained again", hint="build a new one")
+            self._codec.train(sample, asked)
+            if self._fine is not None:
+                self._fine.train(sample, asked)
+            if self.kind == "ivf":
+                self._scan = ListScan(self._codec, ListScan.learn(sample, self._lists or list_count(len(sample))))
+            else:
+                self._scan = open_scan(self._codec)
+
+    def _stored(self, unit: Vectors) -> Vectors:
+        return unit if self.transform is None else self.transform.documents(unit)
+
+    def _asked(self, unit: Vectors) -> Vectors:
+        return unit if self.transform is None else self.transform.queries(unit)
 
     def add(self, keys: ArrayLike, vectors: ArrayLike) -> None:
-        """Add originals ``[n, dim]`` under ``keys`` ``[n]``; a key that is there is replaced."""
-        added = checks.unit(checks.vectors(vectors, self.dim))
-        names = checks.keys(keys, len(added))
-        self.remove(names)
-        self._keys = np.concatenate([self._keys, names])
-        self._vectors = np.concatenate([self._vectors, added])
+        """Add original ``vectors`` ``[n, dim]`` under ``keys`` ``[n]``, in the place of what a key had.
+
+        Raises:
+            UsageError: wrong shape, NaN, infinity, a zero vector, a negative or repeated key, or not trained.
+        """
+        checked = checks.vectors(vectors, self.dim)
+        names = checks.keys(keys, len(checked))
+        if len(np.unique(names)) != len(names):
+            raise UsageError("a key is given twice in one call", hint="each key has one vector")
+        if not self.trained:
+            raise UsageError(f"an index of {self.spec} must be trained first", hint="call train(vectors)")
+        with self._lock.writing():
+            scan = self._trained_scan()
+            self._drop(self._keys.find(names))
+            for start in range(0, len(checked), _ADDED):
+                part = slice(start, start + _ADDED)
+                stored = self._stored(checks.unit(checked[part]))
+                scan.add(stored)
+                if self._fine is not None:
+                    self._fine_codes = np.concatenate([self._fine_codes, self._fine.encode(stored)])
+                self._keys.add(names[part])
 
     def remove(self, keys: ArrayLike) -> int:
-        """Remove ``keys``; returns how many were there."""
-        stay = ~np.isin(self._keys, checks.keys(keys))
-        self._keys, self._vectors = self._keys[stay], self._vectors[stay]
-        return int((~stay).sum())
+        """Remove ``keys``; those that are not there are passed over. Returns how many were.
+
+        Raises:
+            UsageError: they are no keys.
+        """
+        names = checks.keys(keys)
+        with self._lock.writing():
+            rows = self._keys.find(names)
+            self._drop(rows)
+            return len(rows)
+
+    def _drop(self, rows: Rows) -> None:
+        self._keys.remove(rows)
+        dead = self._keys.rows - len(self._keys)
+        if dead >= _COMPACT_FROM and dead * 4 > self._keys.rows:
+            stay = self._keys.compact()
+            self._trained_scan().keep(stay)
+            self._fine_codes = self._fine_codes[stay] if self._fine is not None else self._fine_codes
+
+    def _trained_scan(self) -> Scan:
+        if self._scan is None:
+            raise UsageError(f"an index of {self.spec} must be trained first", hint="call train(vectors)")
+        return self._scan
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def __contains__(self, key: int) -> bool:
+        with self._lock.reading():
+            return bool(len(self._keys.find(np.array([key], np.int64))))
 
     def search(
         self,
@@ -63,24 +207,163 @@ class CodeIndex:
         allowed: ArrayLike | None = None,
         fetch: Fetch | None = None,
     ) -> tuple[Vectors, Keys]:
-        """Scores ``[q, k]`` and keys ``[q, k]``, best first; -1 (and -inf) where there are fewer."""
+        """The ``k`` best for each query.
+
+        Args:
+            queries: originals ``[q, dim]``.
+            k: how many.
+            oversample: how many times ``k`` the first stage gives to the second; a default that suits the codec.
+            allowed: keys that may be found ``[any]``; None: all.
+            fetch: originals ``[n, dim]`` of keys ``[n]``, for ``refine(original)``.
+
+        Returns:
+            Scores ``[q, k]``, best first, and keys ``[q, k]``; -inf and -1 where there are fewer.
+
+        Raises:
+            UsageError: wrong shape, NaN, infinity, a zero vector, ``k`` below 1, or ``fetch`` is missing.
+        """
         asked = checks.unit(checks.vectors(queries, self.dim, what="queries"))
-        rows = np.arange(len(self._keys))
-        if allowed is not None:
-            rows = np.flatnonzero(np.isin(self._keys, checks.keys(allowed)))
+        if k < 1:
+            raise UsageError(f"k is {k}", hint="at least 1")
+        if oversample is not None and not oversample >= 1:
+            raise UsageError(f"oversample is {oversample}", hint="at least 1")
+        if self.spec.needs_originals and fetch is None:
+            raise UsageError(f"{self.spec} needs the original vectors", hint="pass fetch=")
         keys = np.full((len(asked), k), -1, np.int64)
         scores = np.full((len(asked), k), -np.inf, np.float32)
-        for at, query in enumerate(asked):
-            here = self._vectors[rows] @ query
-            best = np.lexsort((self._keys[rows], -here))[:k]
-            keys[at, : len(best)], scores[at, : len(best)] = self._keys[rows[best]], here[best]
+        wanted = None if allowed is None else checks.keys(allowed)
+        with self._lock.reading():
+            mask = self._mask(wanted)
+            if self._scan is None or not len(self) or (mask is not None and not mask.any()):
+                return scores, keys
+            for start in range(0, len(asked), _AT_ONCE):
+                part = slice(start, start + _AT_ONCE)
+                self._search(asked[part], k, oversample, mask, fetch, scores[part], keys[part])
         return scores, keys
 
+    def _mask(self, allowed: Keys | None) -> Mask | None:
+        if allowed is None:
+            return self._keys.alive
+        mask = np.zeros(self._keys.rows, np.bool_)
+        mask[self._keys.find(allowed)] = True
+        return mask
+
+    def _search(
+        self,
+        asked: Vectors,
+        k: int,
+        oversample: float | None,
+        mask: Mask | None,
+        fetch: Fetch | None,
+        scores: Vectors,
+        keys: Keys,
+    ) -> None:
+        """Fill ``scores`` and ``keys`` ``[q, k]`` for a few queries."""
+        scan, inner = self._trained_scan(), self._asked(asked)
+        offset = np.zeros(len(asked), np.float32) if self.transform is None else self.transform.offset(asked)
+        fine = self.spec.refine if isinstance(self.spec.refine, CodecSpec) else None
+        times = 1.0 if self.spec.refine is None else oversample or self.spec.oversample
+        # FastScan's scores are rounded: a few more than k are looked at even where nothing is refined.
+        count = max(int(np.ceil(k * times)), k + k // 2 + 8)
+        rows = scan.nearest(inner, min(count, self._keys.rows), mask)
+        if self.spec.refine is None or fine is not None:
+            codec, codes = (self._codec, None) if self._fine is None else (self._fine, self._fine_codes)
+            found = rows[rows >= 0]
+            vectors = scan.decoded(found) if codes is None else codec.decode(codes[found])
+            scored = _scored(codec.asked(inner), rows, vectors) + offset[:, None]
+            if fine is not None and fine.refine == "original":
+                count = min(rows.shape[1], max(int(np.ceil(k * fine.oversample)), k))
+                rows = np.take_along_axis(rows, np.argsort(-scored, axis=1, kind="stable")[:, :count], axis=1)
+        if self.spec.needs_originals:
+            assert fetch is not None
+            scored = _scored(asked, rows, self._originals(rows, fetch))
+        names = self._keys.at(rows)
+        order = np.lexsort((names, -scored), axis=1)[:, :k]
+        width = order.shape[1]
+        scores[:, :width] = np.take_along_axis(scored, order, axis=1)
+        keys[:, :width] = np.take_along_axis(names, order, axis=1)
+
+    def _originals(self, rows: Rows, fetch: Fetch) -> Vectors:
+        """Originals of all found rows, normalised, in their order; each is fetched once."""
+        found, back = np.unique(rows[rows >= 0], return_inverse=True)
+        names = self._keys.at(found)
+        vectors = checks.vectors(fetch(names), self.dim, what="fetched vectors")
+        if len(vectors) != len(names):
+            raise UsageError(
+                f"{len(vectors)} vectors were fetched for {len(names)} keys", hint="one for each, in order"
+            )
+        return checks.unit(vectors)[back]
+
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the index as one file, atomically."""
-        raise NotImplementedError
+        """Write the index as one file, whole or not at all.
+
+        Raises:
+            UsageError: it has not been trained.
+            CollectionError: the disk is full or not writable.
+        """
+        with self._lock.reading():
+            scan = self._trained_scan()
+            arrays: dict[str, NDArray[np.generic]] = {}
+            parts: dict[str, Mapping[str, NDArray[np.generic]]] = {
+                "transform": {} if self.transform is None else self.transform.state(),
+                "codec": self._codec.state(),
+                "fine": {} if self._fine is None else {**self._fine.state(), "codes": self._fine_codes},
+                "scan": scan.dump(),
+                "keys": self._keys.dump(),
+            }
+            for name, part in parts.items():
+                arrays.update({f"{name}/{key}": value for key, value in part.items()})
+            meta = {"spec": str(self.spec), "dim": self.dim, "kind": self.kind, "rows": self._keys.rows}
+            if isinstance(scan, ListScan):
+                arrays["centres"] = scan.centres
+                meta["probes"] = scan.probes
+            codefile.write(Path(path), meta, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> CodeIndex:
-        """Read what ``save`` wrote."""
-        raise NotImplementedError
+        """Read what ``save`` wrote.
+
+        Raises:
+            CollectionError: there is no such file, or it is damaged.
+        """
+        meta, arrays = codefile.read(Path(path))
+
+        def part(name: str) -> dict[str, NDArray[np.generic]]:
+            return {key[len(name) + 1 :]: value for key, value in arrays.items() if key.startswith(f"{name}/")}
+
+        try:
+            dim, rows, kind = int(meta["dim"]), int(meta["rows"]), meta["kind"]
+            transform = Transform.from_state(part("transform")) if part("transform") else None
+            index = cls.build(parse(meta["spec"], dim), dim, transform=transform, kind=kind)
+            index._codec.restore(part("codec"))
+            if index._fine is not None:
+                index._fine.restore(part("fine"))
+                index._fine_codes = np.array(part("fine")["codes"], np.uint8)
+                if index._fine_codes.shape != (rows, index._fine.bytes_per_vector):
+                    raise ValueError(f"second codes of shape {list(index._fine_codes.shape)}")
+            if kind == "ivf":
+                centres = np.asarray(arrays["centres"], np.float32)
+                index._scan = ListScan(index._codec, centres, int(meta["probes"]))
+            else:
+                index._scan = open_scan(index._codec)
+            index._scan.fill(part("scan"), rows)
+            index._keys.fill(part("keys"), rows)
+        except (UsageError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise CollectionError(f"{path} is damaged: {error}", hint="have it built again") from error
+        return index
+
+
+def _scored(asked: Vectors, rows: Rows, vectors: Vectors) -> Vectors:
+    """Dot products ``[q, n]`` of each query with its own candidates; -inf where a row is -1.
+
+    ``vectors`` ``[m, dim]`` are those of all rows but -1, one query after the other. Each query is computed alone:
+    a product of matrices adds in an order that depends on how many queries there are.
+    """
+    scores = np.full(rows.shape, -np.inf, np.float32)
+    start = 0
+    for at, query in enumerate(asked):
+        valid = rows[at] >= 0
+        end = start + int(valid.sum())
+        scores[at, valid] = vectors[start:end] @ query
+        start = end
+    return scores

@@ -12,7 +12,7 @@ COARSE,refine(FINE)     search by COARSE, then score the best again by FINE: a c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from slimbind.errors import UsageError
@@ -24,7 +24,7 @@ ORIGINAL = "original"
 NAMES = ("f32", "f16", "sq8", "sq4", "pqMxB", "opqMxB", "pqMx4fs", "opqMx4fs", "rabitq1..4", "binary")
 _HINT = "for example sq8, pq64x8, rabitq1 or rabitq4,refine(original)"
 _PRODUCT = re.compile(r"(o?)pq(\d{1,5})x(\d{1,2})(fs)?")
-_HYBRID = re.compile(r"([^,]+),\s*refine\(\s*(.+?)\s*\)")
+_REFINE = re.compile(r"\s*refine\(\s*(.+?)\s*\)\s*")
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,32 @@ class CodecSpec:
     @property
     def coarse(self) -> CodecSpec:
         """The first codec alone."""
-        return CodecSpec(self.family, self.dim, self.bits, self.parts, self.turned, self.fast, self.query)
+        return replace(self, refine=None)
+
+    @property
+    def needs_originals(self) -> bool:
+        """Whether a search ends with the original vectors, which have to be fetched."""
+        return self.refine == ORIGINAL or (isinstance(self.refine, CodecSpec) and self.refine.refine == ORIGINAL)
+
+    @property
+    def has_lists(self) -> bool:
+        """Whether it can be kept in inverted lists.
+
+        RaBitQ would want a mean for each list, and signs of queries say little about which list is near.
+        """
+        return self.family != "rabitq" and self.query != "hamming"
+
+    @property
+    def oversample(self) -> int:
+        """How many times k is looked at again by default: the coarser the codes, the more."""
+        rate = self.coarse_bytes * 8 / self.dim
+        return 2 if rate > 5 else 4 if rate > 3 else 8 if rate > 2.2 else 16
 
     def __str__(self) -> str:
         if self.refine is not None:
-            return f"{self.coarse},refine({self.refine})"
+            last = self.refine.refine if isinstance(self.refine, CodecSpec) else None
+            fine = self.refine.coarse if isinstance(self.refine, CodecSpec) else self.refine
+            return f"{self.coarse},refine({fine})" + (f",refine({last})" if last else "")
         if self.family == "pq":
             return f"{'o' * self.turned}pq{self.parts}x{self.bits}{'fs' * self.fast}"
         if self.family == "binary":
@@ -92,20 +113,20 @@ def parse(text: str, dim: int) -> CodecSpec:
     if dim < 1:
         raise UsageError(f"vectors of {dim} dimensions", hint="at least 1")
     clean = text.strip().lower()
-    if hybrid := _HYBRID.fullmatch(clean):
-        coarse = _simple(hybrid[1].strip(), dim)
-        fine = ORIGINAL if hybrid[2] == ORIGINAL else _simple(hybrid[2], dim)
-        return CodecSpec(
-            coarse.family,
-            dim,
-            coarse.bits,
-            coarse.parts,
-            coarse.turned,
-            coarse.fast,
-            coarse.query,
-            fine if isinstance(fine, CodecSpec) else "original",
+    first, *rest = clean.split(",")
+    stages: list[str] = []
+    for part in rest:
+        if not (found := _REFINE.fullmatch(part)):
+            raise UsageError(f"codec {text!r}: {part.strip()!r} is not refine(...)", hint=_HINT)
+        stages.append(found[1])
+    if len(stages) > 2 or ORIGINAL in stages[:-1] or (len(stages) == 2 and stages[1] != ORIGINAL):
+        raise UsageError(
+            f"codec {text!r}: refine is said once, or twice where the second is refine(original)", hint=_HINT
         )
-    return _simple(clean, dim)
+    refine: CodecSpec | Literal["original"] | None = None
+    for stage in reversed(stages):
+        refine = "original" if stage == ORIGINAL else replace(_simple(stage, dim), refine=refine)
+    return replace(_simple(first.strip(), dim), refine=refine)
 
 
 def _simple(text: str, dim: int) -> CodecSpec:
