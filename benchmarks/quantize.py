@@ -14,6 +14,9 @@ ones. Times are processor seconds of one thread, batch 1 (a sound: its three cli
 turns, the ratio of each turn is formed, and its median is told. Also: a text batch of mixed lengths (the reference pads
 to 77 tokens, as the released code does), wall time with two threads, and the memory of running without PyTorch.
 
+Held to one CPU (``taskset -c 0``, so that another may be used for something else) it leaves out the second thread;
+``--keep`` leaves the towers of ``--only`` for ``--scaling``, which measures that alone, on a machine left alone.
+
 Whatever was measured is added to the results at once. Run again, it goes on where it stopped; rows that are there stay
 unless ``--again``. One row at a time needs up to 12 GB of disk and of memory.
 """
@@ -22,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -67,6 +71,10 @@ def main() -> int:
     parser.add_argument("--depth", type=int, help="blocks of each tower; all by default")
     parser.add_argument("--jobs", type=int, default=2, help="schemes that are quantized to at once, a thread each")
     parser.add_argument("--again", action="store_true", help="measure rows that are there again")
+    parser.add_argument("--keep", action="store_true", help="leave the towers in --work")
+    parser.add_argument(
+        "--scaling", action="store_true", help="only time one thread and two, with towers that were kept"
+    )
     parser.add_argument("--work", type=Path, default=Path("/tmp/slimbind-quantize"), help="for towers; emptied")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "quantize.json")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
@@ -85,6 +93,11 @@ def main() -> int:
         for name, schemes in left.items():
             print(f"{name:16} {minutes[name]:5.1f} minutes  {', '.join(schemes)}")
         print(f"about {sum(minutes.values()):.0f} minutes on two cores")
+        return 0
+    if args.scaling:
+        for name in rows:
+            _scale(args, name, record["rows"][name])
+            _save(args, record)
         return 0
     for modality in MODALITIES:
         _tower(args, [name for name in rows if name.startswith(f"{modality}/")], record)
@@ -114,8 +127,9 @@ def _tower(args: argparse.Namespace, names: list[str], record: dict[str, Any]) -
     wanted = {name: schemes for name, row in rows.items() if (schemes := _wanted(args, name, row))}
     if not wanted:
         return
-    shutil.rmtree(args.work, ignore_errors=True)
-    args.work.mkdir(parents=True)
+    for name in wanted:
+        shutil.rmtree(_place(args, name), ignore_errors=True)
+    args.work.mkdir(parents=True, exist_ok=True)
     try:
         for name in wanted:
             rows[name]["split"] = _child(args, "split", name)
@@ -131,7 +145,8 @@ def _tower(args: argparse.Namespace, names: list[str], record: dict[str, Any]) -
             _compare(args, name, rows[name], good)
             _save(args, record)
     finally:
-        shutil.rmtree(args.work, ignore_errors=True)
+        for name in wanted if not args.keep else ():
+            shutil.rmtree(_place(args, name), ignore_errors=True)
     print(f"{', '.join(wanted)}: {time.monotonic() - started:.0f} s", flush=True)
 
 
@@ -144,7 +159,21 @@ def _compare(args: argparse.Namespace, name: str, row: dict[str, Any], schemes: 
         row["schemes"][scheme] |= measured["schemes"][scheme]
         if scheme in OURS:
             row["schemes"][scheme]["memory"] = _child(args, "memory", name, scheme)
+    if len(os.sched_getaffinity(0)) > 1:
+        _scale(args, name, row)
+    for scheme in schemes:
         _told(name, scheme, row["schemes"][scheme])
+
+
+def _scale(args: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
+    for scheme in OURS:
+        if (_place(args, name) / scheme).exists():
+            row["schemes"][scheme]["threads"] = _child(args, "scaling", name, scheme)
+            print(f"{name:16} {scheme:14} {json.dumps(row['schemes'][scheme]['threads'])}", flush=True)
+
+
+def _place(args: argparse.Namespace, name: str) -> Path:
+    return Path(args.work) / name.replace("/", "-")
 
 
 def _wanted(args: argparse.Namespace, name: str, row: dict[str, Any]) -> list[str]:
@@ -170,7 +199,7 @@ def _told(name: str, scheme: str, result: dict[str, Any]) -> None:
 
 def _child(args: argparse.Namespace, stage: str, *rest: str) -> dict[str, Any]:
     """Run a stage in a process of its own, so that its memory is its own."""
-    work = args.work / rest[0].replace("/", "-")
+    work = _place(args, rest[0])
     told = ["--work", str(work)]
     if args.depth:
         told += ["--depth", str(args.depth)]
@@ -254,7 +283,6 @@ def measure(args: argparse.Namespace, name: str, *schemes: str) -> dict[str, Any
     from slimbind.artifact import Artifact
     from slimbind.evaluate import fidelity
     from slimbind.export.job import load_tower
-    from slimbind.runtime.engine import INPUT, Options, engine
 
     modality = name.split("/")[0]
     origin = Artifact.open(args.work / "split")
@@ -264,19 +292,13 @@ def measure(args: argparse.Namespace, name: str, *schemes: str) -> dict[str, Any
         with torch.inference_mode():
             return tower(torch.from_numpy(x)).numpy()
 
-    def opened(scheme: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-        made = Artifact.open(args.work / scheme)
-        entry, model = made.tower(modality), made.manifest.model
-        session = engine(entry.engine).open(made.folder, entry, Options(threads), model=model, modality=modality)
-        return lambda x: session.run({INPUT: x})
-
     rows = _rows(
         modality, inputs(modality, COMPARED.get(modality, 24), start=2 * CALIBRATION.get(modality, 24)).numpy()
     )
     torch.set_num_threads(2)
     truth = np.concatenate([reference(x) for x in rows])
     torch.set_num_threads(1)
-    runs = {scheme: opened(scheme, 1) for scheme in schemes}
+    runs = {scheme: _opened(args, modality, scheme, 1) for scheme in schemes}
     found: dict[str, Any] = {}
     for scheme, run in runs.items():
         told = fidelity.measure(truth, np.concatenate([run(x) for x in rows]), data="")
@@ -295,9 +317,33 @@ def measure(args: argparse.Namespace, name: str, *schemes: str) -> dict[str, Any
         _mixed(
             reference, {scheme: run for scheme, run in runs.items() if scheme in OURS}, found, tower.config["tokens"]
         )
-    for scheme in set(schemes) & set(OURS):
-        found[scheme]["threads"] = _scaling(runs[scheme], opened(scheme, 2), one)
     return result
+
+
+def scaling(args: argparse.Namespace, name: str, scheme: str) -> dict[str, Any]:
+    """Wall time of one thread and of two, in turns."""
+    from fullsize import inputs
+
+    modality = name.split("/")[0]
+    x = _timed(modality, _rows(modality, inputs(modality, 3).numpy()))
+    times = _turns(
+        {"reference": _opened(args, modality, scheme, 1), "double": _opened(args, modality, scheme, 2)},
+        x,
+        7,
+        time.perf_counter,
+    )
+    told = _ratios(times, "double")
+    return {"one": statistics.median(times["reference"]), "two": told["cpu_seconds"], "ratio": told["ratio"]}
+
+
+def _opened(args: argparse.Namespace, modality: str, scheme: str, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    from slimbind.artifact import Artifact
+    from slimbind.runtime.engine import INPUT, Options, engine
+
+    made = Artifact.open(args.work / scheme)
+    entry, model = made.tower(modality), made.manifest.model
+    session = engine(entry.engine).open(made.folder, entry, Options(threads), model=model, modality=modality)
+    return lambda x: session.run({INPUT: x})
 
 
 def _rows(modality: str, x: np.ndarray) -> list[np.ndarray]:
@@ -372,15 +418,12 @@ def _mixed(
         }
 
 
-def _scaling(
-    single: Callable[[np.ndarray], np.ndarray], double: Callable[[np.ndarray], np.ndarray], x: np.ndarray
-) -> dict[str, Any]:
-    times = _turns({"reference": single, "double": double}, x, 7, time.perf_counter)
-    told = _ratios(times, "double")
-    return {"one": statistics.median(times["reference"]), "two": told["cpu_seconds"], "ratio": told["ratio"]}
-
-
-CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {"split": split, "quantize": quantize, "measure": measure}
+CHILDREN: dict[str, Callable[..., dict[str, Any]]] = {
+    "split": split,
+    "quantize": quantize,
+    "measure": measure,
+    "scaling": scaling,
+}
 
 if __name__ == "__main__":
     sys.exit(main())
