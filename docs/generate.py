@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 
+import typer
 from typer.testing import CliRunner
 
 from slimbind.cli.app import COMMANDS, build
@@ -25,11 +27,18 @@ def render() -> str:
     os.environ.update(COLUMNS="100", NO_COLOR="1", TERM="dumb")
     app, runner = build(), CliRunner()
     parts = [HEAD, _block("slimbind", runner.invoke(app, ["--help"], prog_name="slimbind").output)]
-    parts += [
-        f"## {name}\n\n{_block(f'slimbind {name}', runner.invoke(app, [name, '--help'], prog_name='slimbind').output)}"
-        for name in COMMANDS
-    ]
+    for name in COMMANDS:
+        parts.append(f"## {name}\n\n{_help(app, runner, name)}")
+        group = getattr(import_module(f"slimbind.cli.{COMMANDS[name]}"), name)
+        if isinstance(group, typer.Typer):
+            names = [str(one.name or one.callback.__name__) for one in group.registered_commands if one.callback]
+            parts += [_help(app, runner, name, one) for one in names]
     return "\n".join(parts)
+
+
+def _help(app: typer.Typer, runner: CliRunner, *names: str) -> str:
+    output = runner.invoke(app, [*names, "--help"], prog_name="slimbind").output
+    return _block(" ".join(["slimbind", *names]), output)
 
 
 def _block(command: str, output: str) -> str:

@@ -19,12 +19,13 @@ from slimbind import __version__
 from slimbind.cli import console
 from slimbind.errors import DriftError, SlimbindError, UsageError
 
-# Command -> the module under slimbind.cli that holds its function, in the order of `slimbind --help`. Adding a command
-# is one line here and one file there; those files import anything heavy inside their functions.
+# Command -> the module under slimbind.cli that holds its function or group, in the order of `slimbind --help`. Adding
+# a command is one line here and one file there; those files import anything heavy inside their functions.
 COMMANDS: dict[str, str] = {
     "embed": "embed",
     "index": "index",
     "search": "search",
+    "collection": "collection",
     "models": "models",
     "info": "info",
     "split": "split",
@@ -57,7 +58,11 @@ def build() -> typer.Typer:
     )
     app.callback()(_options)
     for name, module in COMMANDS.items():
-        app.command(name)(getattr(import_module(f"slimbind.cli.{module}"), name))
+        found = getattr(import_module(f"slimbind.cli.{module}"), name)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
     return app
 
 

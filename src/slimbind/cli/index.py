@@ -31,6 +31,7 @@ def index(
     threads: options.Threads = None,
     memory_budget: options.MemoryBudget = None,
     device: options.Device = "cpu",
+    codec: options.Codec = "auto",
     refresh: Annotated[bool, typer.Option("--refresh", help="Embed unchanged files again.")] = False,
     progress: options.Progress = None,
 ) -> None:
@@ -58,7 +59,7 @@ def index(
         reader = _reader(source, loaded, only, place)
         ids = {name: loaded.encoder(name).id for name in loaded.modalities}
         if shelf is None:
-            made = Collection.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids)
+            made = Collection.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids, codec=codec)
             shelf = stack.enter_context(made)
         shelf.check(ids, model=options.lasting(source))
         total = _count(_reader(source, loaded, only, place), roots) if console.shows_progress(progress) else None
@@ -82,6 +83,7 @@ def index(
         except KeyboardInterrupt:
             console.say(f"{len(shelf)} files are in the index; run the same command again to go on")
             raise
+        shelf.build()
         count = len(shelf)
     for reason, number in summary.skipped.items():
         console.say(f"skipped {number}: {reason}")

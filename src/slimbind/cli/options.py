@@ -53,6 +53,14 @@ IndexPath = Annotated[
         "--index", envvar="SLIMBIND_INDEX", help="The index folder (default: slimbind/index in your data folder)."
     ),
 ]
+Codec = Annotated[
+    str,
+    typer.Option(
+        "--codec",
+        envvar="SLIMBIND_CODEC",
+        help="What a new collection is searched with: auto (by its size), f32 (exact), sq8, ... (see docs/codecs.md).",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -227,6 +227,17 @@ class Collection(Readable):
         codes.sweep(self.folder, None if kept is None else str(kept["file"]))
         return before - statistics.bytes_of(self.folder)
 
+    @staticmethod
+    def drop(folder: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> None:
+        """Delete a collection; files of others in its folder stay, and the folder with them.
+
+        Raises:
+            CollectionError: there is none, another process writes and was not done in time, or it cannot be deleted.
+        """
+        with Collection.open(folder, timeout=timeout) as shelf, shelf._db.writing():
+            root = shelf.folder
+        location.remove(root)
+
     def learn_queries(self, queries: ArrayLike, modality: str) -> None:
         """Keep samples of what will be asked, in place of those of the same modality; codes are fitted to them.
 

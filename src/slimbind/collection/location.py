@@ -67,3 +67,20 @@ def check_destination(folder: Path) -> None:
             raise CollectionError(
                 f"{folder} is not empty and not a collection (it has {others[0]!r})", hint="choose a new folder"
             )
+
+
+def remove(folder: Path) -> None:
+    """Delete the files of a collection, and the folder where nothing else is in it.
+
+    Raises:
+        CollectionError: one cannot be deleted.
+    """
+    try:
+        # The database last: as long as it is there, what is left can be deleted by another try.
+        for pattern in ("*codes-*", f"{database.FILE}-*", database.FILE):
+            for path in folder.glob(pattern):
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    except OSError as error:
+        raise CollectionError(f"{folder} cannot be deleted: {error.strerror}", hint="check its permissions") from error

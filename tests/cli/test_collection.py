@@ -1,0 +1,112 @@
+"""`slimbind collection`: look in, check, tidy up, carry in and out."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from slimbind.collection import Collection
+
+
+@pytest.fixture
+def indexed(cli, toy_folder):
+    result = cli("index", toy_folder)
+    assert result.code == 0, result.err
+    return toy_folder
+
+
+def test_stats(cli, indexed, toy_artifact, tmp_path):
+    told = cli("collection", "stats", "--json").json
+    assert told["folder"] == str(tmp_path / "index")
+    assert (told["items"], told["modalities"], told["dim"]) == (5, {"audio": 2, "vision": 3}, 8)
+    assert (told["codec"], told["method"], told["model"]) == ("auto", "exact", str(toy_artifact))
+    lines = cli("collection", "stats", tmp_path / "index").lines
+    assert "items          5" in lines
+    assert "modalities     audio 2, vision 3" in lines
+
+
+def test_verify(cli, indexed, tmp_path):
+    result = cli("collection", "verify")
+    assert (result.code, result.lines) == (0, ["5 items checked, no problems"])
+    with Collection.open(tmp_path / "index") as shelf, shelf._db.writing() as connection:
+        connection.execute("UPDATE items SET metadata = '{}' WHERE key = 1")
+    result = cli("collection", "verify", "--json")
+    assert (result.code, result.json["ok"], len(result.json["problems"])) == (1, False, 1)
+    result = cli("collection", "verify")
+    assert result.code == 1
+    assert result.lines[0] == "5 items checked, 1 problems" and "it is not what was written" in result.lines[1]
+
+
+def test_compact_and_the_codec(cli, indexed):
+    result = cli("collection", "compact", "--codec", "sq8")
+    assert result.code == 0
+    assert "5 items" in result.err and "exact" in result.err
+    assert cli("collection", "stats", "--json").json["codec"] == "sq8"
+    assert "unknown codec 'zip'" in cli("collection", "compact", "--codec", "zip").err
+
+
+def test_a_codec_is_chosen_when_an_index_is_made(cli, toy_folder, tmp_path):
+    assert cli("index", toy_folder, "--codec", "wrong").code == 2
+    assert not (tmp_path / "index").exists()
+    assert cli("index", toy_folder, "--codec", "f32").code == 0
+    assert cli("collection", "stats", "--json").json["codec"] == "f32"
+
+
+def test_damaged_codes_are_told_and_no_loss(cli, indexed, tmp_path, monkeypatch):
+    monkeypatch.setattr("slimbind.collection.codes.EXACT_BELOW", 5)
+    assert "sq4" in cli("collection", "compact").err
+    result = cli("collection", "verify")
+    assert result.lines[-1].startswith("recall of the ten best, in 5 searches: ")
+    (file,) = (tmp_path / "index").glob("codes-*")
+    file.write_bytes(file.read_bytes()[:-1])
+    result = cli("collection", "verify")
+    assert result.code == 0
+    assert any(line.startswith("code file: ") and line.endswith("makes it again") for line in result.lines)
+    assert cli("search", "red").code == 0
+
+
+def test_out_and_in_again(cli, indexed, toy_artifact, tmp_path):
+    assert "5 items written to" in cli("collection", "export", tmp_path / "out").err
+    assert "3 items written to" in cli("collection", "export", tmp_path / "p", "--where", "modality = 'vision'").err
+    for extra in ([], ["--model", toy_artifact]):
+        result = cli("collection", "import", tmp_path / "out", tmp_path / "back", *extra)
+        assert (result.code, f"{tmp_path}/back holds 5" in result.err) == (0, True), result.err
+        (hit,) = cli("search", "red", "--index", tmp_path / "back", "-k", "1", "--json").json
+        assert hit["path"] == str(indexed / "red.png")
+    assert "5 unchanged" in cli("index", indexed, "--index", tmp_path / "back").err
+
+
+def test_vectors_of_another_model_are_not_taken_in(cli, indexed, make_toy, tmp_path):
+    cli("collection", "export", tmp_path / "out")
+    other = make_toy(tmp_path / "other", scheme="bf16")
+    assert cli("index", indexed, "--model", other, "--index", tmp_path / "there").code == 0
+    result = cli("collection", "import", tmp_path / "out", tmp_path / "there")
+    assert result.code == 1
+    assert "cannot be compared" in result.err
+
+
+def test_drop(cli, indexed, tmp_path):
+    result = cli("collection", "drop", tmp_path / "index")
+    assert (result.code, "5 items would be deleted" in result.err) == (2, True)
+    assert "is gone, with 5 items" in cli("collection", "drop", tmp_path / "index", "--yes").err
+    assert not (tmp_path / "index").exists()
+    assert (indexed / "red.png").exists()
+    assert cli("collection", "drop", tmp_path / "index", "--yes").code == 1
+
+
+def test_drop_leaves_what_is_not_its_own(cli, indexed, tmp_path):
+    (tmp_path / "index" / "mine.txt").write_text("keep")
+    cli("collection", "drop", tmp_path / "index", "--yes")
+    assert os.listdir(tmp_path / "index") == ["mine.txt"]
+
+
+@pytest.mark.parametrize("command", ["stats", "verify", "compact"])
+def test_no_collection_says_so(cli, command):
+    result = cli("collection", command)
+    assert (result.code, "there is no collection at" in result.err) == (1, True)
+
+
+def test_without_a_command_it_shows_what_there_is(cli):
+    result = cli("collection")
+    assert b"verify" in result.out and b"compact" in result.out
