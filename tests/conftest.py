@@ -156,3 +156,46 @@ def toy_folder(tmp_path: Path) -> Path:
     write_picture(folder / ".hidden.png", (0, 0, 0))
     write_picture(folder / ".cache" / "thumb.png", (0, 0, 0))
     return folder
+
+
+@pytest.fixture(scope="session")
+def converted_once():
+    """A tower that was converted for an engine before is not converted again: each test gets a copy of the graph.
+
+    Converting is most of the time of many tests, and gives the same graph for the same weights.
+    """
+    import copy
+    import hashlib
+
+    import torch
+
+    from slimbind.export import onnx
+    from slimbind.runtime import quiet
+
+    def digest(tower: Any, options: object) -> str:
+        told = hashlib.sha256(f"{type(tower)} {tower} {tower.config} {options}".encode())
+        for name, value in tower.state_dict().items():
+            told.update(f"{name} {value.dtype} {value.shape}".encode())
+            told.update(value.detach().contiguous().flatten().view(torch.uint8).numpy().data)
+        return told.hexdigest()
+
+    def once(convert: Callable[..., Any], copied: Callable[[Any], Any]) -> Callable[..., Any]:
+        made: dict[str, Any] = {}  # the towers too, whose weights the graphs share
+
+        def call(tower: Any, **options: Any) -> Any:
+            key = digest(tower, options.get("input"))
+            if key not in made:
+                made[key] = (tower, convert(tower, **options))
+            return copied(made[key][1])
+
+        return call
+
+    def copied_program(program: Any) -> Any:
+        new = copy.copy(program)
+        new.model = program.model.clone()
+        return new
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quiet, "convert_model", once(quiet.convert_model, lambda model: model.clone()))
+        patch.setattr(onnx, "_export", once(onnx._export, copied_program))
+        yield

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def in_no_time(monkeypatch):
+def in_no_time(monkeypatch, converted_once):
     monkeypatch.setattr(job, "_TIMING", 0.0)
     monkeypatch.delenv("SLIMBIND_ENGINE", raising=False)
 

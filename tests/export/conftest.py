@@ -16,6 +16,11 @@ from slimbind.towers.checkpoint import open_weights
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def convert_once(converted_once):
+    """See ``converted_once``."""
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """The folder that all artifacts of the tiny ImageBind lie in."""
@@ -38,6 +43,16 @@ def artifacts(folder, split_folder):
     for engine in ("openvino", "onnx"):
         job.export(split_folder, folder / engine, engine=engine, threads=1)
         found[engine] = folder / engine
+    return found
+
+
+@pytest.fixture(scope="session")
+def few_artifacts(folder, split_folder):
+    """Engine -> artifact folder; those of the exports have texts and imu alone, which is enough for most tests."""
+    found = {"torch": split_folder}
+    for engine in ("openvino", "onnx"):
+        job.export(split_folder, folder / f"few-{engine}", engine=engine, modalities=["text", "imu"], threads=1)
+        found[engine] = folder / f"few-{engine}"
     return found
 
 

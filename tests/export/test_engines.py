@@ -22,15 +22,15 @@ SIGNAL = [np.zeros((6, 2000), np.float32)]
 @pytest.mark.parametrize(
     ("name", "missing", "extra"), [("onnx", "onnxruntime", "onnx"), ("torch", "safetensors.torch", "build")]
 )
-def test_a_missing_engine_says_how_to_get_it(artifacts, monkeypatch, name, missing, extra):
+def test_a_missing_engine_says_how_to_get_it(few_artifacts, monkeypatch, name, missing, extra):
     monkeypatch.setitem(sys.modules, missing, None)
-    with slimbind.load(artifacts[name]) as model, pytest.raises(MissingExtraError, match=rf"slimbind\[{extra}\]"):
+    with slimbind.load(few_artifacts[name]) as model, pytest.raises(MissingExtraError, match=rf"slimbind\[{extra}\]"):
         model.embed(SIGNAL, "imu")
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx", "torch"])
-def test_damaged_files_are_an_engine_error(artifacts, tmp_path, name):
-    copy = shutil.copytree(artifacts[name], tmp_path / "copy")
+def test_damaged_files_are_an_engine_error(few_artifacts, tmp_path, name):
+    copy = shutil.copytree(few_artifacts[name], tmp_path / "copy")
     for path in (copy / "imu").iterdir():
         path.write_bytes(b"not a model")
     with slimbind.load(copy, verify=False) as model, pytest.raises(EngineError, match="imu"):
@@ -38,8 +38,8 @@ def test_damaged_files_are_an_engine_error(artifacts, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnx", "torch"])
-def test_a_tower_of_another_engine_is_refused(artifacts, name):
-    other = slimbind.Artifact.open(artifacts["torch" if name != "torch" else "onnx"])
+def test_a_tower_of_another_engine_is_refused(few_artifacts, name):
+    other = slimbind.Artifact.open(few_artifacts["torch" if name != "torch" else "onnx"])
     with pytest.raises(ArtifactError, match="needs one"):
         engine(name).open(other.folder, other.tower("imu"), Options(1), model=other.manifest.model, modality="imu")
 
@@ -75,11 +75,11 @@ def run_in_a_new_home(code, home):
     return sorted(path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file())
 
 
-def test_the_onnx_artifact_opens_without_torch_and_without_a_trace(artifacts, tmp_path):
+def test_the_onnx_artifact_opens_without_torch_and_without_a_trace(few_artifacts, tmp_path):
     code = f"""
 sys.modules["torch"] = None
 import numpy as np, slimbind
-slimbind.load({str(artifacts["onnx"])!r}).embed([np.zeros((6, 2000), np.float32)], "imu")
+slimbind.load({str(few_artifacts["onnx"])!r}).embed([np.zeros((6, 2000), np.float32)], "imu")
 assert "onnxruntime" in sys.modules
 """
     assert run_in_a_new_home(code, tmp_path / "home") == []

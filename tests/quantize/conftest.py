@@ -18,6 +18,11 @@ from slimbind.towers.simplify import simplify
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def convert_once(converted_once):
+    """See ``converted_once``."""
+
+
 @pytest.fixture(scope="session")
 def split_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "split"
