@@ -153,7 +153,11 @@ def main() -> None:
         return
     from environment import environment
 
-    told = {"environment": environment("numpy", "faiss-cpu", threads=1), **soak(asked.kills, asked.seed)}
+    told = {
+        "benchmark": "crash",
+        "environment": environment("numpy", "faiss-cpu", threads=1),
+        **soak(asked.kills, asked.seed),
+    }
     RESULT.write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(told, indent=1))
 

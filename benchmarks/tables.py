@@ -86,6 +86,36 @@ def media() -> str:
     return _table(("item", "CPU ms", "items per second, one thread"), rows) + _note(result)
 
 
+def collection() -> str:
+    """What a collection takes its time for."""
+    result = _read("collection")
+    told, folder = result["collection"], result["folder"]
+    count = f"{told['items']:,} items"
+    rows = [
+        (f"add {count} of {told['dim']} dimensions at once", f"{told['add_seconds']:.1f} s", "10 s"),
+        ("... in steps of 1000", f"{told['add_in_steps_of_1000_seconds']:.1f} s", ""),
+        ("open", f"{told['open_ms']:.1f} ms", "50 ms"),
+        ("make codes", f"{told['build_codes_seconds']:.1f} s", ""),
+        ("first search of a process", f"{told['first_search_ms']:.0f} ms", ""),
+        (f"search ({told['stats']['method']}; recall@10 {told['recall_at_10']})", f"{told['search_ms']:.1f} ms", ""),
+        ("... where a fifth of the items count", f"{told['search_where_a_fifth_ms']:.0f} ms", ""),
+        ("... 1000 at once", f"{told['search_batch_of_1000_queries_per_second']:.0f} per second", ""),
+        ("verify", f"{told['verify_seconds']:.1f} s", ""),
+        ("delete a tenth of the items", f"{told['delete_a_tenth_seconds']:.1f} s", ""),
+        ("compact", f"{told['compact_seconds']:.1f} s", ""),
+        (f"`slimbind index`, {folder['files']:,} unchanged files", f"{folder['unchanged_seconds']:.1f} s", "5 s"),
+        ("... all of them touched, and so hashed", f"{folder['touched_seconds']:.1f} s", ""),
+    ]
+    return _table(("what", "takes", "goal"), rows) + _note(result)
+
+
+def crash() -> str:
+    """How often a collection was killed, and what it lost."""
+    result = _read("crash")
+    row = (result["kills"], result["lost"], result["most_items"])
+    return _table(("kills", "acknowledged changes lost", "most items"), [tuple(map(str, row))]) + _note(result)
+
+
 def mini() -> str:
     """What the packaged model finds; the rows are those of its card."""
     card = runpy.run_path(str(ROOT / "recipes" / "mini" / "card.py"))
@@ -281,6 +311,8 @@ def mini_schemes() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "collection": collection,
+    "crash": crash,
     "exact": exact,
     "media": media,
     "memory": memory,
@@ -320,7 +352,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 def _note(result: dict[str, Any]) -> str:
     told = result["environment"]
     machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
-    known = ("python", "torch", "torchao", "openvino", "nncf", "onnxruntime")
+    known = ("python", "torch", "torchao", "openvino", "nncf", "onnxruntime", "faiss-cpu")
     versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
     command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
     return f"\n`{command}`; {machine}; {versions}; {told['time'][:10]}.\n"

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from slimbind.bulk import Item, Reader, update_index
+from slimbind.bulk import Item, Reader, learn_prompts, prompts, update_index
 from slimbind.bulk import embedding as embedding_module
 from slimbind.bulk import indexing as module
 from slimbind.bulk.indexing import name_of
@@ -221,3 +221,20 @@ def test_everything_is_reported_once(toy, toy_folder, index):
     update(index, toy, toy_folder, on_row=rows.append, on_done=lambda: done.append(1))
     assert [os.path.basename(row.item.id) for row in rows] == ["zzz.png"]
     assert len(done) == 6
+
+
+def test_codes_learn_what_people_ask_once_there_are_codes(toy, toy_folder, index, monkeypatch):
+    monkeypatch.setattr(prompts, "PROMPTS", ("red", "a whistle", "green"))
+    update(index, toy, toy_folder)
+    toy.unload()
+    assert not learn_prompts(index, toy)  # so few items are compared exactly
+    assert not toy.loaded
+    monkeypatch.setattr("slimbind.collection.codes.EXACT_BELOW", 5)
+    assert learn_prompts(index, toy)
+    assert index.stats().queries == {"text": 3}
+    assert not learn_prompts(index, toy)
+
+
+def test_the_prompts_are_many_and_different():
+    assert len(set(prompts.PROMPTS)) == len(prompts.PROMPTS) > 500
+    assert all(text == " ".join(text.split()) for text in prompts.PROMPTS)

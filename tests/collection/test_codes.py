@@ -271,6 +271,7 @@ def test_learned_queries_shape_the_codes(tmp_path):
         shelf.add(items, ids=[str(n) for n in range(len(items))], modality="vision")
         shelf.compact()
         assert shelf.stats().queries == {"text": 200}
+        assert shelf.stats().codes["gain"] > 1.2
         report = shelf.verify(samples=50)
         assert (report.queries, report.ok) == (100, True)
         assert report.recall > 0.3

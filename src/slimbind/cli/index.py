@@ -44,7 +44,7 @@ def index(
     slimbind index ~/Pictures
     """
     import slimbind
-    from slimbind.bulk import update_index
+    from slimbind.bulk import learn_prompts, update_index
     from slimbind.collection import Collection
     from slimbind.collection.location import check_destination
 
@@ -83,6 +83,7 @@ def index(
         except KeyboardInterrupt:
             console.say(f"{len(shelf)} files are in the index; run the same command again to go on")
             raise
+        learn_prompts(shelf, loaded)
         shelf.build()
         count = len(shelf)
     for reason, number in summary.skipped.items():
