@@ -4,13 +4,15 @@
 
 What is like CLIP, and how it is made:
 
-- *One space, two cones.* Pictures lie around one mean direction, captions around another (the modality gap): two random
-  pictures have a cosine of about .5, two captions of about .5, a picture and its own caption of about .3.
+- *One space, two cones.* Pictures lie around one mean direction, captions around another (the modality gap).
 - *Shared contents.* An item is a topic (1000 of them, some far more frequent than others), a kind within the topic, and
   what is its own. Picture and caption show the same contents through different eyes: both see them along the same
   axes, whose weights fall by a power law, but in another order. So the directions in which pictures vary most are not
   those that captions ask about, which is what makes queries lie outside of the documents' distribution.
 - *What only one of them has* (light and background; choice of words) is noise along the axes of its own kind.
+
+How strong each of these is was set so that one-bit codes lose of scores about what they lose on 500 pairs of real CLIP
+embeddings (error over spread of the scores: .51 raw, .25 centred, .09 with the transform fitted on other pairs).
 
 The ground truth is the exact dot product of the float vectors, so recall measures what compression loses, not whether a
 caption belongs to a picture. Every query's own picture is among the documents.
@@ -36,8 +38,9 @@ class Generator:
 
     dim: int = 512
     seed: int = 0
-    decay: float = 0.5  # power law of the contents' axes
-    apart: float = 0.45  # how far the order of axes differs between the two (0: the same)
+    cone: float = 0.7  # share of a vector's square that is its kind's mean: the cosine of two unrelated pictures
+    decay: float = 0.8  # power law of the contents' axes
+    apart: float = 0.8  # how far the order of axes differs between the two (0: the same)
     own: float = 0.5  # share of the variance that only one of the two has
 
     def world(self) -> tuple[Vectors, Vectors, Vectors, Vectors, Vectors]:
@@ -53,8 +56,8 @@ class Generator:
         topics = rng.standard_normal((TOPICS, self.dim)).astype(np.float32)
         kinds = rng.standard_normal((KINDS, self.dim)).astype(np.float32)
         means = np.linalg.qr(rng.standard_normal((self.dim, 2)))[0].T.astype(np.float32)
-        # Both cones share a little: unrelated pictures and captions have a cosine of about .2, not 0.
-        means[1] = 0.4 * means[0] + np.sqrt(1 - 0.16) * means[1]
+        # Both cones share a little: in CLIP unrelated pictures and captions have a cosine of .1 to .2, not 0.
+        means[1] = 0.2 * means[0] + np.sqrt(1 - 0.04) * means[1]
         return axes, topics, kinds, means, np.array(weights, np.float32)
 
     def _draw(self, count: int, seed: int, side: int) -> Iterator[Vectors]:
@@ -72,7 +75,7 @@ class Generator:
             mixed *= np.sqrt(1 - self.own)
             alone = np.random.default_rng((self.seed, seed, number, side + 1))
             mixed += np.sqrt(self.own) * alone.standard_normal((rows, self.dim), dtype=np.float32)
-            vectors = (mixed * weights[side]) @ axes.T + means[side]
+            vectors = (mixed * (np.sqrt(1 - self.cone) * weights[side])) @ axes.T + np.sqrt(self.cone) * means[side]
             yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def documents(self, count: int) -> Vectors:

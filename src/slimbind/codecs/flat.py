@@ -18,6 +18,10 @@ from slimbind.codecs.scalar import ScalarCodec
 Rows = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
+# Queries from which a product of matrices beats faiss, which leaves it to BLAS only far later unless a setting of the
+# whole process is changed.
+_PRODUCT_FROM = 8
+
 
 class Scan(ABC):
     """Codes by row number, and the search over them. Rows are counted from 0 in the order they were added."""
@@ -137,6 +141,12 @@ class RowScan(Scan):
 
         if mask is not None and isinstance(self.codec, ProductCodec):
             return self._asking_more(queries, k, mask)
+        if self.codec.spec.family == "f32" and len(queries) >= _PRODUCT_FROM:
+            rows = np.arange(len(self)) if mask is None else np.flatnonzero(mask)
+            found = np.full((len(queries), k), -1, np.int64)
+            best = self._among(queries, k, rows)
+            found[:, : best.shape[1]] = best
+            return found
         chosen = None
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")
@@ -149,8 +159,8 @@ class RowScan(Scan):
         else:
             asked = self.codec.turned(asked) if isinstance(self.codec, ProductCodec) else asked
             params = None if chosen is None else faiss.SearchParameters(sel=chosen)
-        rows: Rows = self._index.search(np.ascontiguousarray(asked), k, params=params)[1]
-        return rows
+        nearest: Rows = self._index.search(np.ascontiguousarray(asked), k, params=params)[1]
+        return nearest
 
     def decoded(self, rows: Rows) -> Vectors:
         """Decoded vectors."""

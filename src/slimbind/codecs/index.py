@@ -110,6 +110,24 @@ class CodeIndex:
         return self._codec if self._fine is None else self._fine
 
     @property
+    def lists(self) -> int:
+        """How many lists there are; 0 in a flat index and before training."""
+        return len(self._scan.centres) if isinstance(self._scan, ListScan) else 0
+
+    @property
+    def probes(self) -> int:
+        """How many lists a query looks into; more find more and take longer."""
+        return self._scan.probes if isinstance(self._scan, ListScan) else 0
+
+    @probes.setter
+    def probes(self, count: int) -> None:
+        if not isinstance(self._scan, ListScan):
+            raise UsageError("a flat index, or one that is not trained, has no lists to look into")
+        if not 1 <= count <= self.lists:
+            raise UsageError(f"{count} lists to look into; allowed: 1 to {self.lists}")
+        self._scan.probes = count
+
+    @property
     def bytes(self) -> int:
         """Memory of codes and keys: what grows with the number of vectors."""
         with self._lock.reading():
