@@ -110,3 +110,17 @@ def test_no_collection_says_so(cli, command):
 def test_without_a_command_it_shows_what_there_is(cli):
     result = cli("collection")
     assert b"verify" in result.out and b"compact" in result.out
+
+
+def test_push_and_search_elsewhere(cli, indexed, tmp_path):
+    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    there = f"lancedb://{tmp_path}/lance"
+    result = cli("push", tmp_path / "index", there, "--table", "pictures")
+    assert (result.code, f"5 items written to {there}, table pictures" in result.err) == (0, True), result.err
+    asked = ("search", "red", "--index", there, "--table", "pictures", "--json")
+    mine, theirs = cli("search", "red", "--json").json, cli(*asked).json
+    assert [hit["id"] for hit in mine] == [hit["id"] for hit in theirs]
+    assert [hit["path"] for hit in cli(*asked, "--where", "suffix = '.jpg'").json] == [str(indexed / "green.jpg")]
+    result = cli("search", "red", "--index", there)
+    assert (result.code, "has no collection 'slimbind'" in result.err) == (1, True)
+    assert cli("push", tmp_path / "index", "ftp://x").code == 2

@@ -8,68 +8,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slimbind.collection import Collection, Entry, filters, filters_sql
+from slimbind.collection import Collection, Entry, filters, filters_plain, filters_sql
 from slimbind.collection.filters import Compare, Exists, Field, In, Like, Many, Not
 from slimbind.errors import UsageError
 
 from .conftest import units
 
-MISSING = object()
-
-
-def holds(node, entry):
-    """What a filter means, in plain Python."""
-    if isinstance(node, Not):
-        return not holds(node.node, entry)
-    if isinstance(node, Many):
-        return (all if node.op == "and" else any)(holds(part, entry) for part in node.nodes)
-    value = look_up(node.field, entry)
-    if isinstance(node, Exists):
-        return value is not MISSING and (node.or_null or value is not None)
-    if isinstance(node, Like):
-        pattern = "".join({"%": ".*", "_": "."}.get(char, re.escape(char)) for char in fold(node.pattern))
-        return isinstance(value, str) and re.fullmatch(pattern, fold(value), re.DOTALL) is not None
-    if isinstance(node, In):
-        return any(equal(value, other) for other in node.values)
-    if node.op == "=":
-        return equal(value, node.value)
-    if not comparable(value, node.value):
-        return False
-    value, other = number(value), number(node.value)
-    return {"!=": value != other, "<": value < other, "<=": value <= other, ">": value > other, ">=": value >= other}[
-        node.op
-    ]
-
-
-def fold(text):
-    return "".join(char.lower() if char.isascii() else char for char in text)
-
-
-def look_up(field, entry):
-    if field.column:
-        return getattr(entry, field.column)
-    value = entry.metadata
-    for name in field.path:
-        value = value.get(name, MISSING) if isinstance(value, dict) else MISSING
-    return value
-
-
-def kind(value):
-    if isinstance(value, bool):
-        return "bool"
-    return "number" if isinstance(value, int | float) else "text" if isinstance(value, str) else None
-
-
-def comparable(first, second):
-    return kind(first) is not None and kind(first) == kind(second)
-
 
 def number(value):
     return float(value) if type(value) is int and not -(2**63) <= value < 2**63 else value
-
-
-def equal(first, second):
-    return comparable(first, second) and number(first) == number(second)
 
 
 def write(node):
@@ -163,7 +110,7 @@ def test_a_filter_says_what_plain_python_says(database, node, found):
     items = [Entry(f"{n}", entry.modality, entry.source, entry.metadata, entry.hash) for n, entry in enumerate(found)]
     database.delete([entry.id for entry in database.entries()])
     database.put(items, units(1, len(items)))
-    expected = {entry.id for entry in items if holds(node, entry)}
+    expected = {entry.id for entry in items if filters_plain.holds(node, entry)}
     assert {hit.id for hit in database.search(units(1), 9, where=write(node))} == expected
 
 

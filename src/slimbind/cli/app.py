@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "index": "index",
     "search": "search",
     "collection": "collection",
+    "push": "push",
     "models": "models",
     "info": "info",
     "split": "split",

@@ -53,6 +53,7 @@ IndexPath = Annotated[
         "--index", envvar="SLIMBIND_INDEX", help="The index folder (default: slimbind/index in your data folder)."
     ),
 ]
+Table = Annotated[str, typer.Option("--table", help="The table there.")]
 Codec = Annotated[
     str,
     typer.Option(

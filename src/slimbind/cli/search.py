@@ -11,7 +11,8 @@ import typer
 from slimbind.cli import console, options
 
 if TYPE_CHECKING:
-    from slimbind.collection import Hit
+    from slimbind.collection import Collection, Hit
+    from slimbind.collection.remote import Remote
 
 
 def search(
@@ -28,7 +29,15 @@ def search(
         str, typer.Option("--where", help="Look only among files of which this is true: \"suffix = '.jpg'\".")
     ] = "",
     as_json: options.Json = False,
-    index_path: options.IndexPath = None,
+    index_path: Annotated[
+        str | None,
+        typer.Option(
+            "--index",
+            envvar="SLIMBIND_INDEX",
+            help="The index folder (default: slimbind/index in your data folder), or where `push` wrote it.",
+        ),
+    ] = None,
+    table: options.Table = "slimbind",
     model: Annotated[
         str | None, typer.Option("--model", "-m", envvar="SLIMBIND_MODEL", help="Default: the model of the index.")
     ] = None,
@@ -48,13 +57,12 @@ def search(
     import time
 
     import slimbind
-    from slimbind.collection import Collection
     from slimbind.errors import ItemsError
 
     kind, item = _only_query(query, image, audio)
     among = options.only_modality(modality)
     start = time.perf_counter()
-    with Collection.open(options.index_folder(index_path)) as shelf:
+    with _opened(index_path, table) as shelf:
         source = model or shelf.model or "mini"
         with slimbind.load(source, threads=threads, device=device) as loaded:
             encoder = loaded.encoder(kind)
@@ -88,6 +96,15 @@ def search(
         console.say("the index is empty: `slimbind index FOLDER` fills it")
     elif gone and not as_json:
         console.say(f"{gone} of these files are no longer there: `slimbind index FOLDER` mends the index")
+
+
+def _opened(index: str | None, table: str) -> Collection | Remote:
+    from slimbind.collection import Collection
+    from slimbind.collection.remote import is_remote, open_remote
+
+    if index is not None and is_remote(index):
+        return open_remote(index, table=table)
+    return Collection.open(options.index_folder(None if index is None else Path(index)))
 
 
 def _only_query(query: str | None, image: Path | None, audio: Path | None) -> tuple[str, str | Path]:

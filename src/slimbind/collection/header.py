@@ -134,6 +134,38 @@ def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str],
     return header.dim is None or any(name not in header.encoders for name in modalities & encoders.keys())
 
 
+def check_model(
+    name: str, own_model: str, own_encoders: Mapping[str, str], encoders: Mapping[str, str], model: str
+) -> None:
+    """Refuse a model whose embeddings do not belong to what is stored; one that has more modalities is welcome.
+
+    Args:
+        name: of the place, for the message.
+        own_model: the model that filled it.
+        own_encoders: encoder id by modality there.
+        encoders: encoder ids of the model in question.
+        model: its name, for the message.
+
+    Raises:
+        CollectionError: a modality has another encoder id, or none is shared.
+    """
+    for modality in own_encoders.keys() & encoders.keys():
+        mine, other = own_encoders[modality], encoders[modality]
+        if mine != other:
+            raise CollectionError(
+                f"{name} was made by {own_model} ({modality} encoder {mine}); {model} has {modality} encoder {other}, "
+                "and their vectors cannot be compared",
+                hint=f"use --model {own_model}, or another --index for {model}"
+                if model != own_model
+                else f"the model was changed since: delete {name} and index again, or use another --index",
+            )
+    if own_encoders and not own_encoders.keys() & encoders.keys():
+        raise CollectionError(
+            f"{name} was made by {own_model}, which shares no modality with {model}",
+            hint=f"use --model {own_model}, or another --index for {model}",
+        )
+
+
 def check_dtype(dtype: str) -> str:
     """``f32`` or ``f16``.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from slimbind.collection import checking, database, filters, filters_sql, header, items, location, statistics
+from slimbind.collection import checking, codes, database, filters, filters_sql, header, items, location, statistics
 from slimbind.collection.checking import Report
 from slimbind.collection.database import Database
 from slimbind.collection.entry import Entry, Hit
@@ -23,6 +23,8 @@ from slimbind.errors import CollectionError, UsageError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from slimbind.codecs import Transform
 
 TIMEOUT = 10.0  # seconds to wait for another writer
 
@@ -95,21 +97,7 @@ class Readable:
             CollectionError: a modality has another encoder id than here, or none is shared.
         """
         known = self._header()
-        for modality in known.encoders.keys() & encoders.keys():
-            mine, other = known.encoders[modality], encoders[modality]
-            if mine != other:
-                raise CollectionError(
-                    f"the collection {self.folder} was made by {known.model} ({modality} encoder {mine}); {model} has "
-                    f"{modality} encoder {other}, and their vectors cannot be compared",
-                    hint=f"use --model {known.model}, or another --index for {model}"
-                    if model != known.model
-                    else f"the model was changed since: delete {self.folder} and index again, or use another --index",
-                )
-        if known.encoders and not known.encoders.keys() & encoders.keys():
-            raise CollectionError(
-                f"the collection {self.folder} was made by {known.model}, which shares no modality with {model}",
-                hint=f"use --model {known.model}, or another --index for {model}",
-            )
+        header.check_model(f"the collection {self.folder}", known.model, known.encoders, encoders, model)
 
     def get(self, name: str) -> Entry | None:
         """What is known about an item; None where it is not there."""
@@ -205,6 +193,14 @@ class Readable:
                 if some:
                     rows = items.originals(connection, known, [key for key, _ in some])
                     yield [entry for _, entry in some], rows
+
+    def transform(self) -> Transform | None:
+        """The gap-aware transform of the code file; None where there is no code file, or it needs none."""
+        known = self._header()
+        record = codes.record_of(known)
+        if record is None or known.dim is None:
+            return None
+        return codes.load(self.folder, record, known.dim).transform
 
     def duplicates(self) -> list[list[str]]:
         """Ids of items that have the same content and modality, in groups of two and more."""
