@@ -22,13 +22,13 @@ from slimbind.evaluate import fidelity
 from slimbind.evaluate.speed import in_turns
 from slimbind.export.job import WRITERS, load_tower, open_split
 from slimbind.modalities import MODALITIES, check_modality
-from slimbind.quantize import mixed, qat, weight_only
+from slimbind.quantize import keep, mixed, qat, weight_only
 from slimbind.quantize.calibration import Calibration, gather
 from slimbind.quantize.hollow import hollow
 from slimbind.quantize.plan import Plan
 from slimbind.quantize.recipe import Recipe
 from slimbind.quantize.report import Progress, Report, silent
-from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Int4Weight, Learning, Mixed, Scheme
+from slimbind.quantize.schemes import LEAST, EagerDynamic, EagerStatic, Int4Weight, Keeping, Learning, Mixed, Scheme
 from slimbind.quantize.schemes import scheme as named_scheme
 from slimbind.quantize.sites import sites
 from slimbind.quantize.work import Work, place
@@ -265,6 +265,10 @@ class _Job:
             return Plan(), Report(layers=0)
         simple = simplify(tower)
         tower, plan, made = self.config.make(simple, data, progress)
+        learns = isinstance(self.config, Learning) and self.config.qat_steps > 0
+        if isinstance(self.config, Keeping) and self.config.keep and not learns:
+            least = least_cosine(self.config)
+            tower, plan, made = keep.enough((tower, plan, made), simple, data, least, progress)
         if isinstance(self.config, Learning) and self.config.qat_steps:
             tower, plan, made = qat.finish(
                 (tower, plan, made), simple, data, self.config.qat_steps, progress, checkpoint=checkpoint
@@ -280,7 +284,7 @@ class _Job:
     def _fields(self, entry: TowerEntry, plan: Plan, made: Report, data: Calibration) -> dict[str, Any]:
         config = dict(entry.config) | {"precision": plan.precision, "group_size": plan.group_size or 0}
         record = self.config.to_record()
-        if self.config.looks_at_data:
+        if self.config.looks_at_data or made.kept:
             record["calibration"] = data.digest
         record["report"] = made.model_dump(mode="json", exclude_defaults=True) | {"data": data.source}
         return {

@@ -76,11 +76,18 @@ class Learning(Scheme):
         return self.calibrates or self.qat_steps > 0
 
 
+@dataclass(frozen=True)
+class Keeping(Learning):
+    """A scheme whose most sensitive layers get more bits where the tower would be refused otherwise (``keep``)."""
+
+    keep: bool = dataclasses.field(default=True, kw_only=True)
+
+
 Smoothing = Literal["searched", "even", "off"]  # alpha searched per layer, 0.5 everywhere, none
 
 
 @dataclass(frozen=True)
-class Int8Dynamic(Learning):
+class Int8Dynamic(Keeping):
     """int8 weights per output channel; inputs of linear layers rounded to int8 per token, when the tower runs.
 
     ``compensate``: weights are rounded so that they make up for each other's errors, which takes as long as all else.
@@ -132,7 +139,7 @@ class Int8Static(Learning):
 
 
 @dataclass(frozen=True)
-class Int8Weight(Learning):
+class Int8Weight(Keeping):
     """int8 weights per output channel; computed in float."""
 
     name = "int8-weight"
@@ -142,7 +149,7 @@ class Int8Weight(Learning):
 
 
 @dataclass(frozen=True)
-class Int4Weight(Learning):
+class Int4Weight(Keeping):
     """4-bit weights of linear layers in groups of inputs, with error compensation; 8 bits for all other layers.
 
     ``smoothing`` is the alpha that loud inputs are made quieter with, 0 leaves them as they are. A quarter took
@@ -178,7 +185,7 @@ class F16(Scheme):
 
 @dataclass(frozen=True)
 class Bf16(Scheme):
-    """Weights stored as bf16, and computed in it where the CPU can."""
+    """Weights stored as bf16, and computed in it where the CPU can and it is no network of convolutions."""
 
     name = "bf16"
     maker = "slimbind.quantize.weight_only:half"
