@@ -191,6 +191,17 @@ def test_an_artifact_is_replaced_only_when_told_to(split_folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_is_read_is_not_replaced(split_folder, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(split_folder)
+    before = sorted(path.name for path in split_folder.iterdir())
+    for place in (split_folder, link, split_folder.parent):
+        with pytest.raises(ArtifactError, match="is what .* is read from") as refused:
+            quantize(split_folder, place, modalities=["imu"], overwrite=True)
+        assert refused.value.hint == "choose another folder"
+    assert sorted(path.name for path in split_folder.iterdir()) == before
+
+
 def test_damaged_weights_are_not_quantized(split_folder, tmp_path):
     copy = shutil.copytree(split_folder, tmp_path / "copy")
     path = copy / "imu" / "tower.safetensors"

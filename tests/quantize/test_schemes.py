@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from importlib import import_module
 
 import pytest
 
 from slimbind.errors import ArtifactVersionError, UsageError
-from slimbind.quantize.schemes import SCHEMES, Int4Weight, Int8Static, Mixed, from_record, scheme
+from slimbind.quantize.schemes import SCHEMES, Int4Weight, Int8Static, Make, Mixed, from_record, scheme
 
 
 @pytest.mark.parametrize("name", SCHEMES)
@@ -81,3 +83,12 @@ def test_settings_without_sense_are_refused_at_once(name, settings):
 
 def test_what_is_fine_tuned_depends_on_the_data():
     assert scheme("int8-weight", {"qat_steps": "1"}).looks_at_data and not scheme("int8-weight").looks_at_data
+
+
+def test_every_maker_is_called_alike():
+    wanted = list(inspect.signature(Make.__call__).parameters)[1:]
+    for name, kind in SCHEMES.items():
+        module, _, function = kind.maker.partition(":")
+        found = inspect.signature(getattr(import_module(module), function)).parameters
+        assert list(found) == wanted, name
+        assert {parameter.kind for parameter in found.values()} == {inspect.Parameter.POSITIONAL_ONLY}, name

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,117 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from torch import nn
 
 from slimbind.quantize import links, sites, smooth
 from slimbind.towers import registry
 from slimbind.towers.simplify import fold_norms, simplify
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-IMAGEBIND = ["vision", "text", "audio", "depth", "thermal", "imu"]
-COMMON = {"depth": 2, "hidden": 64, "dim": 16, "eps": 1e-5, "bias_kv": False}
-MADE = {
-    "clip vision": (
-        "clip",
-        "vision",
-        COMMON
-        | {
-            "activation": "quick_gelu",
-            "width": 32,
-            "heads": 2,
-            "tokens": 10,
-            "kernel": 16,
-            "size": 48,
-            "norm_pre": True,
-        },
-    ),
-    "clip text": (
-        "clip",
-        "text",
-        COMMON
-        | {
-            "activation": "gelu",
-            "width": 32,
-            "heads": 4,
-            "tokens": 12,
-            "vocabulary": 90,
-            "norm_pre": False,
-            "logit_scale": True,
-        },
-    ),
-    "resnet": (
-        "clip",
-        "vision",
-        {"architecture": "resnet", "width": 16, "layers": [2, 1, 1, 1], "heads": 8, "dim": 16, "size": 64},
-    ),
-    "mini text": ("mini", "text", {"dim": 384, "vocabulary": 90, "tokens": 12, "depth": 2, "heads": 4, "width": 384,
-                                   "hidden": 64}),
-}  # fmt: skip
-
-
-@dataclass
-class Stats:
-    low: torch.Tensor
-    high: torch.Tensor
-    mean: torch.Tensor
-    rows: torch.Tensor | None = None
-
-    @property
-    def absmax(self):
-        return torch.maximum(self.low.abs(), self.high.abs())
+from .loud import MADE, NAMES, Stats, agree, make_towers, observe
 
 
 @pytest.fixture(scope="module")
 def towers():
-    """Small towers of every architecture that has links, with norms that do something and a few loud channels."""
-    weights = torch.load(GOLDEN / "imagebind_tiny.pth", weights_only=True)
-    config = json.loads((GOLDEN / "imagebind_tiny_config.json").read_text())
-    checkpoint = registry.detect({key: tuple(value.shape) for key, value in weights.items()}, config)
-    torch.manual_seed(0)
-    made = {}
-    for modality in IMAGEBIND:
-        tower = registry.build("imagebind", modality, checkpoint.configs[modality])
-        made[modality] = registry.load(tower, dict(registry.convert(checkpoint, modality, weights.__getitem__)))
-    for name, (family, modality, config) in MADE.items():
-        made[name] = registry.build(family, modality, config, device="cpu")
-    for tower in made.values():
-        for module in tower.modules():
-            if isinstance(module, nn.LayerNorm):
-                with torch.no_grad():
-                    module.weight.normal_(1, 0.2)
-                    module.weight[:2] *= 20
-                    module.bias.normal_(0, 0.2)
-        tower.eval().requires_grad_(False)
-    return made
-
-
-NAMES = [*IMAGEBIND, *MADE]
-
-
-def observe(tower, x):
-    """The loudness of every layer's input."""
-    found, handles = {}, []
-    for name, site in sites.sites(tower).items():
-        if site.kind not in ("linear", "conv"):
-            continue
-
-        def hook(module, given, name=name):
-            values = given[0] if isinstance(module, nn.Linear) else given[0].movedim(1, -1)
-            flat = values.reshape(-1, values.shape[-1])
-            found[name] = Stats(*flat.aminmax(dim=0), flat.mean(0), flat)
-
-        handles.append(site.module.register_forward_pre_hook(hook))
-    with torch.no_grad():
-        tower(x)
-    for handle in handles:
-        handle.remove()
-    return found
-
-
-def agree(before, after, x, tolerance=5e-6):
-    """The channels made loud here cost a float32 tower some digits by themselves; float64 has no such excuse."""
-    with torch.no_grad():
-        torch.testing.assert_close(after(x), before(x), rtol=0, atol=tolerance)
+    """See ``make_towers``."""
+    return make_towers()
 
 
 def double(tower):
@@ -350,70 +248,3 @@ def test_a_convolution_leaves_nothing_out(towers):
     stats = observe(tower, tower.example(1))
     with pytest.raises(ValueError, match="stem.2 is no linear layer"):
         smooth.smooth(tower, stats, loud={"stem.2": [0]})
-
-
-def layer_by(rounds_input, rounds_weight):
-    """A layer with one coarse step for all of its input, or one for each row of its weight."""
-
-    def layer(rows, weight):
-        if rounds_input:
-            step = rows.abs().amax() / 15
-            rows = (rows / step).round() * step
-        if rounds_weight:
-            step = weight.abs().amax(1, keepdim=True) / 15
-            weight = (weight / step).round() * step
-        return rows @ weight.t()
-
-    return layer
-
-
-def test_search_finds_what_the_scheme_needs(towers):
-    """Rounded inputs ask for much smoothing, rounded weights for little, none of both for none."""
-    tower = simplify(towers["vision"])
-    stats = observe(tower, tower.example(2))
-    seen = []
-    inputs = smooth.search(tower, stats, layer_by(True, False), progress=seen.append)
-    both = smooth.search(tower, stats, layer_by(True, True))
-    assert seen == list(range(1, len(links.links(tower)) + 1))
-    # Only what would cost a multiplication is ever left out.
-    free = {name for name, link in links.links(tower).items() if link.gate is None}
-    assert free <= smooth.search(tower, stats, layer_by(False, True)).keys()
-    fc1 = "blocks.0.mlp.fc1"
-    assert inputs[fc1] == max(smooth.ALPHAS) and smooth.ALPHAS[0] <= both[fc1] < inputs[fc1]
-    agree(tower, smooth.smooth(tower, stats, alpha=both), tower.example(2))
-
-
-def test_search_lowers_the_error(towers):
-    tower = simplify(towers["imu"])
-    x = tower.example(2)
-    stats = observe(tower, x)
-    layer = layer_by(True, True)
-    found = smooth.search(tower, stats, layer)
-    after = smooth.smooth(tower, stats, alpha=found)
-    again = observe(after, x)
-    assert len(found) > len(links.links(tower)) // 2
-    for name in found:
-
-        def error(t, s, name=name):
-            weight, rows = t.get_submodule(name).weight, s[name].rows
-            true = rows @ weight.t()
-            spread = true.var(0)
-            return float(((layer(rows, weight) - true).square().mean(0) / (spread + 0.01 * spread.mean())).mean())
-
-        assert error(after, again) < 1.1 * error(tower, stats), name
-
-
-def test_search_wants_rows(towers):
-    tower = simplify(towers["depth"])
-    stats = observe(tower, tower.example(1))
-    for one in stats.values():
-        one.rows = None
-    with pytest.raises(ValueError, match="sample of rows"):
-        smooth.search(tower, stats, layer_by(True, True))
-
-
-def test_the_search_keeps_to_the_even_alpha_where_a_single_row_tells_nothing():
-    weight = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
-    row = torch.randn(1, 16, generator=torch.Generator().manual_seed(1))
-    cost = smooth._cost(row, weight, None, torch.ones(16), lambda rows, weight: rows.round() @ weight.t())
-    assert np.isfinite(cost) and cost > 0

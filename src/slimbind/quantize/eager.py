@@ -29,7 +29,11 @@ from torch.ao import quantization
 
 from slimbind.errors import EngineError, UsageError
 from slimbind.export.saving import saving
+from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.eager_layers import EagerTower
+from slimbind.quantize.plan import Plan
+from slimbind.quantize.report import Progress, Report
+from slimbind.quantize.schemes import EagerDynamic, EagerStatic, Made
 from slimbind.towers.layers import Tower, TransformerTower
 
 _torch: Any = quantization  # which has no types
@@ -40,6 +44,17 @@ DYNAMIC, STATIC = "eager-dynamic", "eager-static"
 # The whole recipe names layers that have no dynamic kernel; they stay as they are, in the paper's models too.
 _NAMED = (nn.Linear, nn.LayerNorm, nn.Dropout, nn.GELU)
 _Layer = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+def make_dynamic(tower: Tower, calibration: Calibration, config: EagerDynamic, progress: Progress, /) -> Made:
+    """See ``schemes.Make``; the tower is as it was split, and ``write`` writes what comes out."""
+    return dynamic(tower, linear_only=config.linear_only), Plan(), Report(layers=0)
+
+
+def make_static(tower: Tower, calibration: Calibration, config: EagerStatic, progress: Progress, /) -> Made:
+    """See ``make_dynamic``."""
+    told = progress("observing", len(calibration))
+    return static(tower, calibration.batches(), report=told), Plan(), Report(layers=0)
 
 
 def dynamic(tower: Tower, *, linear_only: bool = False) -> Tower:

@@ -257,12 +257,9 @@ class _Job:
         if isinstance(self.config, EagerDynamic | EagerStatic):
             from slimbind.quantize import eager  # deprecated parts of PyTorch, which only these two need
 
-            if isinstance(self.config, EagerStatic):
-                baseline = eager.static(tower, data.batches(), report=progress("observing", len(data)))
-            else:
-                baseline = eager.dynamic(tower, linear_only=self.config.linear_only)
+            baseline, plan, made = self.config.make(tower, data, progress)
             eager.write(baseline, folder, self.config.name)
-            return Plan(), Report(layers=0)
+            return plan, made
         simple = simplify(tower)
         tower, plan, made = self.config.make(simple, data, progress)
         learns = isinstance(self.config, Learning) and self.config.qat_steps > 0

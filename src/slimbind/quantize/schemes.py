@@ -218,7 +218,7 @@ class EagerDynamic(Scheme):
 
     name = "eager-dynamic"
     multiplies_int8 = True
-    maker = "slimbind.quantize.eager:dynamic"
+    maker = "slimbind.quantize.eager:make_dynamic"
     engines = ("torch",)
     calibrates = False
     summary = "the paper's dynamic baseline (PyTorch eager mode)"
@@ -231,7 +231,7 @@ class EagerStatic(Scheme):
 
     name = "eager-static"
     multiplies_int8 = True
-    maker = "slimbind.quantize.eager:static"
+    maker = "slimbind.quantize.eager:make_static"
     engines = ("torch",)
     summary = "the paper's static baseline (PyTorch eager mode)"
 
