@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from slimbind.codecs.checks import Vectors
 from slimbind.codecs.codec import Codec, Codes, State
-from slimbind.codecs.scalar import some
+from slimbind.codecs.scalar import leaning
 from slimbind.codecs.spec import CodecSpec
 from slimbind.errors import UsageError
 
@@ -82,11 +82,11 @@ class ProductCodec(Codec):
             turn.pq.cp.min_points_per_centroid = 1
             turn.pq.cp.niter = 4
             turn.niter, turn.niter_pq, turn.niter_pq_0 = 12, 4, 8
-            turn.train(some(vectors, _TURN_SAMPLE))
+            turn.train(leaning(vectors, _TURN_SAMPLE))
             rotation = faiss.vector_to_array(turn.A).reshape(self.dim, self.dim)
             state["rotation"] = rotation
-            vectors = np.ascontiguousarray(some(vectors, _SAMPLE) @ rotation.T)
-        self.quantizer.train(some(vectors, _SAMPLE))
+            vectors = np.ascontiguousarray(vectors @ rotation.T)
+        self.quantizer.train(leaning(vectors, _SAMPLE))
         state["centroids"] = faiss.vector_to_array(self.quantizer.centroids).reshape(
             self.spec.parts, needed, self.dim // self.spec.parts
         )

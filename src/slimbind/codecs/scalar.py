@@ -13,6 +13,7 @@ from slimbind.codecs.codec import Codec, Codes, State
 from slimbind.codecs.spec import CodecSpec
 
 _SAMPLE = 20_000  # vectors the ranges are chosen on
+_LEANING, _HEAVIEST = 8, 1000.0
 # Half-widths tried, in standard deviations. A Gaussian loses least with about 2.7 at 16 levels.
 _WIDTHS = (1.8, 2.1, 2.4, 2.7, 3.0, 3.4, 3.8, 4.5)
 
@@ -58,7 +59,7 @@ class ScalarCodec(Codec):
     def _train(self, vectors: Vectors, queries: Vectors | None) -> None:
         low, high = vectors.min(axis=0), vectors.max(axis=0)
         if self.spec.bits == 4 and len(vectors) >= 32:
-            low, high = self._narrowed(some(vectors, _SAMPLE), low, high)
+            low, high = self._narrowed(leaning(vectors, _SAMPLE), low, high)
         else:
             # A little room for vectors that were not in the sample.
             room = (high - low) * np.float32(0.02)
@@ -89,6 +90,23 @@ class ScalarCodec(Codec):
     def _decode(self, codes: Codes) -> Vectors:
         vectors: Vectors = self.quantizer.decode(codes)
         return vectors
+
+
+def leaning(vectors: Vectors, count: int) -> Vectors:
+    """``count`` rows drawn at random, those far from the mean more often: by the eighth power of their distance.
+
+    What scores highest is what lies far out, and more so after the gap-aware transform. Levels and codebooks that are
+    best on average cut exactly those vectors short, and lose them: learned from all alike, 4 bits find 88 % of the ten
+    best, learned like this 94 % (``benchmarks/search.py``'s vectors, 10,000 of them).
+    """
+    length = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).astype(np.float64)
+    if len(vectors) < 32 or not (middle := np.median(length)) > 0:
+        return some(vectors, count)
+    weight = (length / middle) ** _LEANING
+    # A few vectors that lie extremely far out must not be all there is.
+    weight = np.minimum(weight, _HEAVIEST)
+    drawn = np.random.default_rng(0).choice(len(vectors), min(count, len(vectors)), p=weight / weight.sum())
+    return vectors[np.sort(drawn)]
 
 
 def some(vectors: Vectors, count: int) -> Vectors:
