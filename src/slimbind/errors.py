@@ -15,7 +15,7 @@
     │   └── OfflineError        the network is needed but was forbidden
     ├── EngineError             the inference engine could not open or run a tower
     ├── DriftError              an exported tower says something else than its reference
-    └── CollectionError         an index is missing, or does not fit the model
+    └── CollectionError         a collection is missing, damaged, in use, or does not fit the vectors
 
 The first line of a message says what was got and why it is wrong; ``hint`` says what to do about it.
 """
@@ -140,4 +140,4 @@ class DriftError(SlimbindError):
 
 
 class CollectionError(SlimbindError):
-    """An index is missing, or holds vectors of another encoder."""
+    """A collection is missing, damaged or in use, the disk is full, or vectors do not belong to it."""

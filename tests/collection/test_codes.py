@@ -76,6 +76,22 @@ def test_few_items_are_compared_exactly_and_many_by_codes(tmp_path):
         assert (told.codes["count"], told.waiting, told.codes["bytes_per_vector"]) == (100, 0, DIM // 2)
 
 
+def test_very_many_items_lie_in_cells(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "IVF_FROM", 1000)
+    with Collection.create(tmp_path / "s") as shelf:
+        add(shelf, 0, 1200)
+        shelf.build()
+        assert shelf.stats().method == "sq4,refine(original), ivf"
+        add(shelf, 1200, 1205)
+        shelf.delete([str(n) for n in range(100)])
+        queries = rows(1000, 1010)
+        with Collection.open(shelf.folder) as again:
+            for n, hits in enumerate(again.search_batch(queries, 3), 1000):
+                assert hits[0].id == str(n)  # its own cell is visited, if any is
+                assert all(100 <= int(hit.id) < 1205 for hit in hits)
+            assert again.verify(samples=50).recall > 0.5
+
+
 def test_codes_are_read_and_not_made_again_by_the_next_process(shelf, monkeypatch):
     agrees_with_exact(shelf, range(200))
     monkeypatch.setattr(codes, "build", None)

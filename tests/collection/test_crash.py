@@ -267,3 +267,29 @@ def test_a_folder_that_may_only_be_read_is_opened_as_one(shelf, monkeypatch):
         assert len(again.search(units(1), 9)) == 5
         with pytest.raises(CollectionError, match="cannot be written"):
             again.add(units(1), ids=["x"], modality="vision", encoders=IDS)
+
+
+FORK = """
+import os, sys, numpy as np
+from slimbind.collection import Collection
+shelf = Collection.open(sys.argv[1])
+shelf.search(np.ones(8))
+child = os.fork()
+rows = np.random.default_rng(child > 0).standard_normal((50, 20, 8))
+for n, some in enumerate(rows):
+    shelf.add(some, ids=[f"{child > 0}-{n}-{m}" for m in range(20)])
+    shelf.search(np.ones(8))
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0)
+"""
+
+
+@posix
+def test_a_fork_takes_no_connections_along(tmp_path):
+    Collection.create(tmp_path / "s").close()
+    done = subprocess.run([sys.executable, "-c", FORK, str(tmp_path / "s")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    with Collection.open(tmp_path / "s") as shelf:
+        assert len(shelf) == 2000
+        assert shelf.verify().ok

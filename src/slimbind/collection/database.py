@@ -61,9 +61,11 @@ class Database:
         self.path = path
         self._timeout = timeout
         self._idle: list[sqlite3.Connection] = []
+        self._inherited: list[sqlite3.Connection] = []
         self._pool = threading.Lock()
         self._writer = threading.Lock()
         self._closed = False
+        self._process = os.getpid()
         self._uri = f"{path.absolute().as_uri()}?mode="
         if create:
             self._create(create)
@@ -181,6 +183,10 @@ class Database:
         with self._pool:
             if self._closed:
                 raise CollectionError(f"the collection {self.path.parent} was closed", hint="open it again")
+            if self._process != os.getpid():
+                # A fork took the connections along. SQLite forbids to use them here, and to close them as well: that
+                # would let go of the locks of the other process. They are kept, and others are opened.
+                self._process, self._inherited, self._idle = os.getpid(), self._idle, []
             if self._idle:
                 return self._idle.pop()
         return self._connect()
