@@ -123,7 +123,7 @@ def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str],
             raise CollectionError(
                 f"the collection {folder} holds {modality or 'vectors'} of encoder {mine}, and these do not say which "
                 f"encoder made them",
-                hint="say which model made them (--model), or in Python encoders={modality: model.encoder(modality).id}",
+                hint="name their model with --model, or in Python encoders={modality: model.encoder(modality).id}",
             )
         if mine != other:
             raise CollectionError(
