@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import search_tables
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -310,6 +312,19 @@ def mini_schemes() -> str:
     return _table(head, rows) + _note(result)
 
 
+def search(kind: str, result: str = "search") -> str:
+    """Codecs, the transform and other libraries, of ``search.py`` and ``real_gap.py``."""
+    found = _read(result)
+    makers: dict[str, Callable[[dict[str, Any]], search_tables.Table]] = {
+        "small": partial(search_tables.searched, documents=100_000),
+        "large": partial(search_tables.searched, documents=1_000_000),
+        "gains": search_tables.gains,
+        "ablation": search_tables.ablation,
+        "real": search_tables.real,
+    }
+    return _table(*makers[kind](found)) + _note(found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "collection": collection,
     "crash": crash,
@@ -323,6 +338,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantize": quantize,
     "quantize_memory": quantize_memory,
     "quantize_text": quantize_text,
+    "search_ablation": partial(search, "ablation"),
+    "search_gains": partial(search, "gains"),
+    "search_large": partial(search, "large"),
+    "search_real": partial(search, "real", "real-gap"),
+    "search_small": partial(search, "small"),
     "startup": startup,
 } | {f"paper_{number}": partial(paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
 
