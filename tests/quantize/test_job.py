@@ -357,6 +357,12 @@ def test_a_recipe_that_does_not_fit_is_refused_before_any_work(split_folder, tmp
     wanted = {"modalities": ["depth", "imu"], "progress": no_work}
     with pytest.raises(UsageError, match="no rule for the imu tower"):
         quantize(split_folder, tmp_path / "out", scheme=with_rules(("depth/*", "int8-weight")), **wanted)
+    table = with_rules(("depth/*", "bf16"), ("*", "int8-dynamic"))
+    with pytest.raises(
+        UsageError, match=r"not possible in the text tower: stem\.embedding is of the kind embedding"
+    ) as no:
+        quantize(split_folder, tmp_path / "out", scheme=table, **(wanted | {"modalities": ["depth", "text"]}))
+    assert "before '*'" in no.value.hint
     both = with_rules(("head.proj", "int8-weight"), ("*mlp*", "int8-dynamic"))
     with pytest.raises(UsageError, match=r"head\.proj of the depth tower int8-weight beside int8-dynamic"):
         quantize(split_folder, tmp_path / "out", scheme=both, **wanted)

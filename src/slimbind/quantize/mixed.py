@@ -107,7 +107,14 @@ def check_recipe(recipe: Recipe, modality: str, found: Mapping[str, Site], engin
         UsageError: see above.
     """
     recipe.deciding(modality, found)
-    schemes = {name: rule.scheme for name, rule in recipe.assign(modality, found).items()}
+    rules = recipe.assign(modality, found)
+    for name, rule in rules.items():
+        if reason := can(found[name], rule.scheme, rule.group, None):
+            raise UsageError(
+                f"{rule.scheme} is not possible in the {modality} tower: {reason}",
+                hint=f'put a narrower rule before {rule.layers!r}, like {{"layers": "{name}", "scheme": "bf16"}}',
+            )
+    schemes = {name: rule.scheme for name, rule in rules.items()}
     if engine == "openvino" and "int8-dynamic" in schemes.values():
         for name, scheme in schemes.items():
             if scheme == "int8-weight" and found[name].kind == "linear":

@@ -26,6 +26,9 @@ def half(tower: Tower, calibration: Calibration, config: F16 | Bf16, progress: P
     return tower, Plan(rest=rest, precision=precision_of(tower)), Report(layers=0)
 
 
+_USUAL = 64  # inputs of a group
+
+
 def left_in_8_bits(modality: str, found: Mapping[str, Site], group: int) -> str:
     """Which linear layers of a tower cannot be stored in 4 bits, in words; empty where all can.
 
@@ -37,7 +40,7 @@ def left_in_8_bits(modality: str, found: Mapping[str, Site], group: int) -> str:
     if odd and len(odd) == len(widths):
         raise UsageError(
             f"int4-weight: groups of {group} divide the inputs of no linear layer of the {modality} tower",
-            hint=f"give --set group={gcd(*widths.values())}, or use --scheme int8-weight",
+            hint=f"give --set group={gcd(_USUAL, *widths.values())}, or use --scheme int8-weight",
         )
     if not odd:
         return ""
