@@ -86,7 +86,13 @@ def choose(codec: str, count: int) -> tuple[str, Literal["flat", "ivf"]] | None:
     """Codec and kind for so many items; None: compare every vector."""
     if codec == "f32" or count < (EXACT_BELOW if codec == "auto" else CODES_FROM):
         return None
-    return MIDDLE if codec == "auto" else codec, "ivf" if count >= IVF_FROM else "flat"
+    if codec == "auto":
+        return MIDDLE, "ivf" if count >= IVF_FROM else "flat"
+    from slimbind.codecs import parse
+
+    # A length that everything divides: whether a codec has lists does not depend on it.
+    listed = count >= IVF_FROM and parse(codec, math.lcm(*range(1, 1025))).has_lists
+    return codec, "ivf" if listed else "flat"
 
 
 def record_of(known: Header) -> Record | None:
@@ -138,7 +144,7 @@ def build(connection: sqlite3.Connection, known: Header) -> Made | None:
     sample = items.originals(connection, known, np.sort(chosen).tolist())
     asked = queries_of(connection, known)
     transform = fit(sample, asked) if asked else None
-    index = CodeIndex.build(spec, known.dim, transform=transform, kind=kind)
+    index = CodeIndex.build(spec, known.dim, transform=transform, kind=kind, expected=len(keys))
     index.train(sample, np.concatenate(list(asked.values())) if asked else None)
     for some, rows in items.read_vectors(connection, known):
         index.add(some, rows)
