@@ -16,6 +16,7 @@ from slimbind.codecs.codec import Codec, Codes, open_codec
 from slimbind.codecs.flat import Mask, Rows, Scan, open_scan
 from slimbind.codecs.keys import KeyMap
 from slimbind.codecs.lists import ListScan, list_count
+from slimbind.codecs.scoring import scored
 from slimbind.codecs.sharing import SharedLock
 from slimbind.codecs.spec import CodecSpec, parse
 from slimbind.codecs.transform import Transform
@@ -288,29 +289,35 @@ class CodeIndex:
             codec, codes = (self._codec, None) if self._fine is None else (self._fine, self._fine_codes)
             found = rows[rows >= 0]
             vectors = scan.decoded(found) if codes is None else codec.decode(codes[found])
-            scored = _scored(codec.asked(inner), rows, vectors) + offset[:, None]
+            told = scored(codec.asked(inner), rows, vectors) + offset[:, None]
             if fine is not None and fine.refine == "original":
                 count = min(rows.shape[1], max(int(np.ceil(k * fine.oversample)), k))
-                rows = np.take_along_axis(rows, np.argsort(-scored, axis=1, kind="stable")[:, :count], axis=1)
+                rows = np.take_along_axis(rows, np.argsort(-told, axis=1, kind="stable")[:, :count], axis=1)
         if self.spec.needs_originals:
             assert fetch is not None
-            scored = _scored(asked, rows, self._originals(rows, fetch))
+            told = self._compared(asked, rows, fetch)
         names = self._keys.at(rows)
-        order = np.lexsort((names, -scored), axis=1)[:, :k]
+        order = np.lexsort((names, -told), axis=1)[:, :k]
         width = order.shape[1]
-        scores[:, :width] = np.take_along_axis(scored, order, axis=1)
+        scores[:, :width] = np.take_along_axis(told, order, axis=1)
         keys[:, :width] = np.take_along_axis(names, order, axis=1)
 
-    def _originals(self, rows: Rows, fetch: Fetch) -> Vectors:
-        """Originals of all found rows, normalised, in their order; each is fetched once."""
+    def _compared(self, asked: Vectors, rows: Rows, fetch: Fetch) -> Vectors:
+        """Dot products ``[q, n]`` with the normalised originals of ``rows``, each of which is fetched once."""
         found, back = np.unique(rows[rows >= 0], return_inverse=True)
         names = self._keys.at(found)
-        vectors = checks.vectors(fetch(names), self.dim, what="fetched vectors")
-        if len(vectors) != len(names):
+        vectors = np.ascontiguousarray(fetch(names), np.float32)
+        if vectors.shape != (len(names), self.dim):
             raise UsageError(
-                f"{len(vectors)} vectors were fetched for {len(names)} keys", hint="one for each, in order"
+                f"{len(vectors)} vectors were fetched for {len(names)} keys, of shape {list(vectors.shape)}",
+                hint=f"[{len(names)}, {self.dim}]: one for each, in order",
             )
-        return checks.unit(vectors)[back]
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        if not (np.isfinite(lengths).all() and lengths.all()):
+            checks.vectors(vectors, self.dim, what="fetched vectors")  # says which; else only too long or too short
+            vectors = checks.unit(vectors)
+            lengths = np.ones(len(vectors), np.float32)
+        return scored(asked, rows, vectors, back, lengths)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index as one file, whole or not at all.
@@ -369,19 +376,3 @@ class CodeIndex:
         except (UsageError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise CollectionError(f"{path} is damaged: {error}", hint="have it built again") from error
         return index
-
-
-def _scored(asked: Vectors, rows: Rows, vectors: Vectors) -> Vectors:
-    """Dot products ``[q, n]`` of each query with its own candidates; -inf where a row is -1.
-
-    ``vectors`` ``[m, dim]`` are those of all rows but -1, one query after the other. Each query is computed alone:
-    a product of matrices adds in an order that depends on how many queries there are.
-    """
-    scores = np.full(rows.shape, -np.inf, np.float32)
-    start = 0
-    for at, query in enumerate(asked):
-        valid = rows[at] >= 0
-        end = start + int(valid.sum())
-        scores[at, valid] = vectors[start:end] @ query
-        start = end
-    return scores
