@@ -70,8 +70,8 @@ SMALL = (
 PLAIN = ("rabitq1", "sq4", "pq256x4fs", "pq128x4fs", "sq8")
 LARGE = [
     Setting("pq256x4fs,refine(original)", "full", 16, "ivf"),
-    Setting("pq256x4fs,refine(original)", "full", 40, "ivf"),
-    Setting("pq256x4fs,refine(original)", "full", 40, "ivf", 256),
+    Setting("pq256x4fs,refine(original)", "full", 32, "ivf"),
+    Setting("pq256x4fs,refine(original)", "full", 32, "ivf", 192),
     Setting("pq256x4fs,refine(original)", "none", 16, "ivf"),
     Setting("sq4,refine(original)", "full", 4),
     Setting("sq4,refine(original)", "none", 4),

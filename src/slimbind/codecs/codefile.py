@@ -108,7 +108,7 @@ def read(path: Path) -> tuple[dict[str, Any], Arrays]:
             raise ValueError(f"a header of {length} bytes")
         header = json.loads(body[8 : 8 + length].tobytes())
         return dict(header["meta"]), _arrays(body[8 + length :], header["arrays"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CollectionError(f"{path} is damaged: {error}", hint=_MEND) from error
 
 
