@@ -57,10 +57,11 @@ def after(state: State, change: dict[str, Any]) -> State:
 
 def work(folder: str, seed: int) -> None:
     """The child: changes until it is killed."""
+    from slimbind.codecs import index
     from slimbind.collection import Collection, codes
 
     # Small numbers, so that code files are made and replaced all the time.
-    codes.EXACT_BELOW, codes._TAIL, codes._YOUNG = 60, 30, 0.0
+    index.EXACT_BELOW, codes._TAIL, codes._YOUNG = 60, 30, 0.0
     rng = random.Random(seed)
     with Collection.open(folder) as shelf:
         state = {entry.id: int(entry.metadata["seed"]) for entry in shelf.entries()}
@@ -103,9 +104,10 @@ def kill_once(folder: Path, expected: State, seed: int) -> State:
 
 def check(folder: Path, allowed: list[State]) -> State:
     """The collection opens, is whole, can be searched, and is in one of these states."""
+    from slimbind.codecs import index
     from slimbind.collection import Collection, codes
 
-    codes.EXACT_BELOW, codes._TAIL, codes._YOUNG = 60, 30, 0.0
+    index.EXACT_BELOW, codes._TAIL, codes._YOUNG = 60, 30, 0.0
     with Collection.open(folder) as shelf:
         report = shelf.verify(samples=10)
         assert report.ok, report.problems

@@ -229,7 +229,7 @@ def test_codes_learn_what_people_ask_once_there_are_codes(toy, toy_folder, index
     toy.unload()
     assert not learn_prompts(index, toy)  # so few items are compared exactly
     assert not toy.loaded
-    monkeypatch.setattr("slimbind.collection.codes.EXACT_BELOW", 5)
+    monkeypatch.setattr("slimbind.codecs.index.EXACT_BELOW", 5)
     assert learn_prompts(index, toy)
     assert index.stats().queries == {"text": 3}
     assert not learn_prompts(index, toy)

@@ -54,7 +54,7 @@ def test_a_codec_is_chosen_when_an_index_is_made(cli, toy_folder, tmp_path):
 
 
 def test_damaged_codes_are_told_and_no_loss(cli, indexed, tmp_path, monkeypatch):
-    monkeypatch.setattr("slimbind.collection.codes.EXACT_BELOW", 5)
+    monkeypatch.setattr("slimbind.codecs.index.EXACT_BELOW", 5)
     assert "sq4" in cli("collection", "compact").err
     result = cli("collection", "verify")
     assert result.lines[-1].startswith("recall of the ten best, in 5 searches: ")

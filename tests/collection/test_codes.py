@@ -16,7 +16,7 @@ DIM = 16
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Codes from 100 items on, extended by 10."""
-    monkeypatch.setattr(codes, "EXACT_BELOW", 100)
+    monkeypatch.setattr("slimbind.codecs.index.EXACT_BELOW", 100)
     monkeypatch.setattr(codes, "CODES_FROM", 100)
     monkeypatch.setattr(codes, "_TAIL", 10)
     monkeypatch.setattr(codes, "_YOUNG", 0.0)
@@ -77,11 +77,11 @@ def test_few_items_are_compared_exactly_and_many_by_codes(tmp_path):
 
 
 def test_very_many_items_lie_in_cells(tmp_path, monkeypatch):
-    monkeypatch.setattr(codes, "IVF_FROM", 1000)
+    monkeypatch.setattr("slimbind.codecs.index.LISTS_FROM", 1000)
     with Collection.create(tmp_path / "s") as shelf:
         add(shelf, 0, 1200)
         shelf.build()
-        assert shelf.stats().method == "sq4,refine(original), ivf"
+        assert shelf.stats().method == f"pq{DIM // 2}x4fs,refine(original), ivf"
         add(shelf, 1200, 1205)
         shelf.delete([str(n) for n in range(100)])
         queries = rows(1000, 1010)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slimbind.codecs import index
 from slimbind.collection import Collection, codes
 from slimbind.errors import CollectionError
 
@@ -27,8 +28,8 @@ def crash(monkeypatch):
     spec = importlib.util.spec_from_file_location("crash", ROOT / "benchmarks" / "crash.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("EXACT_BELOW", "_TAIL", "_YOUNG"):
-        monkeypatch.setattr(codes, name, getattr(codes, name))  # the module sets them; this puts them back
+    for owner, name in ((index, "EXACT_BELOW"), (codes, "_TAIL"), (codes, "_YOUNG")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # the module sets them; this puts them back
     return module
 
 
@@ -154,7 +155,7 @@ print(rounds)
 
 
 def test_searches_during_adds_see_whole_batches_from_threads_and_processes(shelf, monkeypatch):
-    monkeypatch.setattr(codes, "EXACT_BELOW", 100)
+    monkeypatch.setattr("slimbind.codecs.index.EXACT_BELOW", 100)
     monkeypatch.setattr(codes, "_TAIL", 40)
     line = [sys.executable, "-c", READ, str(shelf.folder), "300"]
     readers = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slimbind.collection import Collection, Entry, codes, filters, filters_plain, remote
+from slimbind.collection import Collection, Entry, filters, filters_plain, remote
 from slimbind.collection.remote import About, open_remote, push
 from slimbind.errors import CollectionError, MissingExtraError, UsageError
 
@@ -177,7 +177,7 @@ def test_pushing_again_replaces_and_a_failed_push_changes_nothing(filled, url, m
 
 
 def test_the_transform_goes_along(tmp_path, url, monkeypatch):
-    monkeypatch.setattr(codes, "EXACT_BELOW", 100)
+    monkeypatch.setattr("slimbind.codecs.index.EXACT_BELOW", 100)
     rng = np.random.default_rng(0)
     axes = np.linspace(3, 0.1, 16)
     with Collection.create(tmp_path / "t") as shelf, open_remote(url, table="four") as there:

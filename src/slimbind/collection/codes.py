@@ -1,7 +1,7 @@
 """The code file: compressed vectors beside the database, made from it, checked when read, and made again at any time.
 
-Below ``EXACT_BELOW`` items every vector is compared and there is no code file. Above, 4-bit codes find candidates and
-their vectors decide; from ``IVF_FROM`` on the codes lie in cells of which a search visits some. Vectors that came since
+Few items are compared one by one and have no code file. Of more, 4-bit codes find candidates and their vectors decide;
+of very many, the codes lie in cells of which a search visits some (``codecs.index.choose``). Vectors that came since
 the file was made are compared exactly, until there are so many of them that they are encoded as well. Codes are trained
 again when the collection is four times what they were trained on, or holds another mixture of modalities.
 """
@@ -28,10 +28,7 @@ from slimbind.errors import SlimbindError
 if TYPE_CHECKING:
     from slimbind.codecs import CodeIndex
 
-EXACT_BELOW = 10_000
-IVF_FROM = 1_000_000
 CODES_FROM = 1_000  # items from which on a codec asked for by name is used; fewer teach it nothing and cost nothing
-MIDDLE = "sq4,refine(original)"
 
 _SAMPLE = 50_000  # vectors that codes are trained on
 _TAIL = 5_000  # vectors that may wait to be encoded
@@ -82,17 +79,18 @@ def check(codec: str, dim: int | None) -> str:
     return str(parse(codec, math.lcm(*range(1, 1025)) if dim is None else dim))
 
 
-def choose(codec: str, count: int) -> tuple[str, Literal["flat", "ivf"]] | None:
-    """Codec and kind for so many items; None: compare every vector."""
-    if codec == "f32" or count < (EXACT_BELOW if codec == "auto" else CODES_FROM):
+def choose(codec: str, count: int, dim: int | None) -> tuple[str, Literal["flat", "ivf"]] | None:
+    """Codec and kind for so many items of this dimension; None: compare every vector."""
+    if codec == "f32" or dim is None:
         return None
-    if codec == "auto":
-        return MIDDLE, "ivf" if count >= IVF_FROM else "flat"
-    from slimbind.codecs import parse
+    from slimbind.codecs import index, parse
 
-    # A length that everything divides: whether a codec has lists does not depend on it.
-    listed = count >= IVF_FROM and parse(codec, math.lcm(*range(1, 1025))).has_lists
-    return codec, "ivf" if listed else "flat"
+    if codec == "auto":
+        spec, kind = index.choose(count, dim)
+        return None if spec == "f32" else (spec, "ivf" if kind == "ivf" else "flat")
+    if count < CODES_FROM:
+        return None
+    return codec, "ivf" if count >= index.LISTS_FROM and parse(codec, dim).has_lists else "flat"
 
 
 def record_of(known: Header) -> Record | None:
@@ -136,7 +134,7 @@ def build(connection: sqlite3.Connection, known: Header) -> Made | None:
 
     assert known.dim is not None
     keys = np.fromiter((row[0] for row in connection.execute("SELECT key FROM vectors ORDER BY key")), np.int64)
-    choice = choose(known.codec, len(keys))
+    choice = choose(known.codec, len(keys), known.dim)
     if choice is None:
         return None
     spec, kind = choice
@@ -168,7 +166,7 @@ def extend(connection: sqlite3.Connection, known: Header, folder: Path, record: 
     """Encode what came since, with what was learned; None where it is time to train again or the file is damaged."""
     assert known.dim is not None
     (count,) = connection.execute("SELECT count(*) FROM vectors").fetchone()
-    choice, now = choose(known.codec, count), mix(connection)
+    choice, now = choose(known.codec, count, known.dim), mix(connection)
     drift = max(abs(now.get(name, 0) - record.mix.get(name, 0)) for name in now.keys() | record.mix.keys())
     if record.asked != known.codec or choice is None or choice[1] != record.kind:
         return None

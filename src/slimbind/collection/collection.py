@@ -218,7 +218,7 @@ class Collection(Readable):
         with self._db.writing() as connection:
             known = header.read(connection, self.folder)
             (count,) = connection.execute("SELECT count(*) FROM items").fetchone()
-            if known.codes is None or codes.choose(known.codec, count) is None:
+            if known.codes is None or codes.choose(known.codec, count, known.dim) is None:
                 header.drop_codes(connection, known)
         with self._db.alone() as connection:
             connection.execute("VACUUM")

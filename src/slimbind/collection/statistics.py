@@ -60,7 +60,7 @@ def gather(connection: sqlite3.Connection, known: Header, folder: Path) -> Stats
     """All of it, as one transaction sees it."""
     counts = dict(connection.execute("SELECT modality, count(*) FROM items GROUP BY modality ORDER BY modality"))
     count = sum(counts.values())
-    choice = codes.choose(known.codec, count)
+    choice = codes.choose(known.codec, count, known.dim)
     record = codes.record_of(known)
     method = "exact" if choice is None else f"{choice[0]}, {choice[1]}"
     told = None

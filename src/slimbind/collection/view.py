@@ -212,7 +212,8 @@ class Views:
     def _better(self, connection: sqlite3.Connection, known: Header, view: View, all_coded: bool) -> Made | None:
         """New codes, where those of the view are missing or too old."""
         if view.coded is None:
-            return codes.build(connection, known) if codes.choose(known.codec, known.next_key - 1) else None
+            most = known.next_key - 1
+            return codes.build(connection, known) if codes.choose(known.codec, most, known.dim) else None
         record = view.coded.record
         waiting = known.next_key - 1 - record.until  # at most; some of them may be gone again
         dead = view.dead[view.dead <= record.until]
