@@ -37,12 +37,12 @@ class FakeSession:
             return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
-def make(spec, rank, preprocess, **options):
+def make(spec, rank, preprocess, *, weights=0, **options):
     entry = TowerEntry(
         engine="none",
         scheme="f32",
         weights="0" * 64,
-        files=(FileEntry(path="x", bytes=0, sha256="0" * 64),),
+        files=(FileEntry(path="x", bytes=weights, sha256="0" * 64),),
         parameters=0,
         preprocess=spec,
     )
@@ -166,6 +166,13 @@ def test_texts_of_like_length_share_batches():
     vectors = encoder.embed(lengths)
     assert len(vectors) == len(lengths)
     assert sorted(session.batches) == [(4, 8), (4, 77), (12, 4), (12, 20)]
+
+
+@pytest.mark.parametrize(("weights", "rows"), [(1 << 20, 8), (600 << 20, 4)])
+def test_a_large_tower_gets_smaller_batches(weights, rows):
+    encoder, session = make(ImuSpec(), 3, numbers, weights=weights)
+    encoder.embed(range(9))
+    assert max(shape[0] for shape in session.batches) == rows
 
 
 def test_a_video_on_a_tower_that_knows_no_time_is_the_mean_of_its_frames():

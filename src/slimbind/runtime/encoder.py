@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 TEXT_BATCH = 32
 BATCH = 8
+# A large tower is busy with fewer; each further size of a batch, and its activations, would take memory for nothing.
+BATCH_OF_LARGE = 4
+_LARGE = 64 << 20  # bytes of weights
 # Texts are gathered over several batches, so that each can hold like lengths.
 _TEXT_WINDOW = 4
 # Prepared items that wait for the tower hold at most about this much. A video of 15 views is 9 MB.
@@ -96,6 +99,8 @@ class Encoder:
         self._lease = lease
         self._preprocessor = preprocessor
         self._workers = max(1, min(4, threads))
+        is_large = max(file.bytes for file in entry.files) >= _LARGE
+        self._batch = TEXT_BATCH if isinstance(self._spec, TextSpec) else BATCH_OF_LARGE if is_large else BATCH
 
     def embed(self, items: Iterable[Any], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed all items; ``[n, dim]`` float32 unit vectors in their order.
@@ -123,7 +128,8 @@ class Encoder:
 
         Args:
             items: what this modality takes (see ``slimbind.modalities``); an endless iterator is fine.
-            batch_size: most views that go through the tower at once; by default 32 for texts and 8 for all else.
+            batch_size: most views that go through the tower at once; by default 32 for texts, 8 for
+                all else, and 4 where the weights are large (64 MiB and more).
         """
         if isinstance(items, _SINGLE) or not isinstance(items, Iterable):
             raise UsageError(
@@ -133,8 +139,7 @@ class Encoder:
             isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
         ):
             raise UsageError(f"batch_size is {batch_size!r}", hint="give 1 or more, or leave it out")
-        size = batch_size or (TEXT_BATCH if isinstance(self._spec, TextSpec) else BATCH)
-        return self._stream(items, size)
+        return self._stream(items, batch_size or self._batch)
 
     def _stream(self, items: Iterable[Any], size: int) -> Iterator[Embedded]:
         is_text = isinstance(self._spec, TextSpec)
