@@ -293,3 +293,14 @@ def test_learned_queries_shape_the_codes(tmp_path):
         assert report.recall > 0.3
         with pytest.raises(CollectionError, match="queries have 3 dimensions, the collection 16"):
             shelf.learn_queries(np.ones((2, 3)), "text")
+
+
+def test_a_folder_given_by_a_relative_path_stays_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Collection.create("here") as shelf:
+        add(shelf, 0, 200)
+        (tmp_path / "deeper").mkdir()
+        monkeypatch.chdir(tmp_path / "deeper")
+        shelf.build()
+        assert files(shelf) == [path.name for path in (tmp_path / "here").glob("codes-*")] != []
+        agrees_with_exact(shelf, range(200))

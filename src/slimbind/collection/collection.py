@@ -57,7 +57,7 @@ class Collection(Readable):
             CollectionError: there is one already, the folder has other contents, or it cannot be written.
             UsageError: ``dtype``, ``dim`` or ``codec`` is none.
         """
-        root = Path(folder)
+        root = Path(folder).absolute()
         header.check_dtype(dtype)
         if dim is not None and dim < 1:
             raise UsageError(f"dim is {dim}; it is at least 1")

@@ -54,7 +54,7 @@ class Readable:
         Raises:
             CollectionError: there is none, it is damaged, or written by a newer or by the first version.
         """
-        root = Path(folder)
+        root = Path(folder).absolute()
         location.refuse_old(root)
         if not cls.exists(root):
             raise CollectionError(f"there is no collection at {root}", hint="make one with `slimbind index FOLDER`")
