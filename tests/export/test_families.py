@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
+import slimbind
 from slimbind.artifact import ArtifactWriter, ModelInfo
 from slimbind.export import job
 from slimbind.media.spec import ImageSpec, TextSpec
+from slimbind.runtime.engine import INPUT
 from slimbind.towers import registry
 
 BLOCKS = {"width": 32, "heads": 2, "depth": 2, "hidden": 64, "dim": 24, "eps": 1e-5, "bias_kv": False}
@@ -71,6 +74,21 @@ def test_every_family(tmp_path, name, engine):
     fidelity = artifact.tower(modality).fidelity
     assert fidelity is not None
     assert 1 - fidelity.cosine_min < 1e-6
+
+
+@pytest.mark.parametrize("name", ["clip-vit", "clip-resnet", "mini-vision"])
+def test_16_bits_give_the_same_vector_in_every_batch(tmp_path, name):
+    family, modality, config = CONFIGS[name]
+    folder = write_split(tmp_path / "split", family, modality, config, torch.float32)
+    artifact = job.export(folder, tmp_path / "out", dtype="bf16", threads=1)
+    pictures = registry.build(family, modality, config, device="cpu").example(5).numpy()
+    with slimbind.load(artifact.folder, threads=1) as model:
+        session = model._parts.open(modality)
+        together = session.run({INPUT: pictures})
+        for count in (1, 2):
+            few = [session.run({INPUT: pictures[k : k + count]}) for k in range(0, 5, count)]
+            assert np.abs(np.concatenate(few) - together).max() < 1e-6, count
+        session.close()
 
 
 def test_half_precision_checkpoints_become_full_precision_towers(tmp_path):

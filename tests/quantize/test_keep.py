@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from slimbind.quantize import job, keep, schemes, weight_only
+from slimbind.quantize import job, keep, schemes
 from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.emulate import emulate
 from slimbind.quantize.options import layer_plan
@@ -97,11 +97,3 @@ def test_a_job_keeps_what_it_must_and_its_encoder_says_so(split_folder, tmp_path
     assert "kept" not in records["no"]["report"] and "calibration" not in records["no"]
     assert found["yes"].fidelity.cosine_mean > found["no"].fidelity.cosine_mean
     assert found["yes"].encoder_id != found["no"].encoder_id
-
-
-@pytest.mark.parametrize(("name", "precision"), [("resnet", "f32"), ("imu", "bf16")])
-def test_networks_of_convolutions_are_not_computed_in_bf16(make_tower, make_data, name, precision):
-    """There a vector would depend on its batch."""
-    tower = make_tower(name)
-    _, plan, _ = weight_only.half(tower, make_data(tower, 4), scheme("bf16"), silent)
-    assert (plan.rest, plan.precision) == ("bf16", precision)

@@ -185,7 +185,7 @@ class F16(Scheme):
 
 @dataclass(frozen=True)
 class Bf16(Scheme):
-    """Weights stored as bf16, and computed in it where the CPU can and it is no network of convolutions."""
+    """Weights stored as bf16, and computed in it where the CPU can."""
 
     name = "bf16"
     maker = "slimbind.quantize.weight_only:half"

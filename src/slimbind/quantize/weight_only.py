@@ -12,7 +12,7 @@ from slimbind.quantize.calibration import Calibration
 from slimbind.quantize.dynamic import precision_of
 from slimbind.quantize.links import links
 from slimbind.quantize.options import layer_plan
-from slimbind.quantize.plan import Float, LayerPlan, Plan
+from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import F16, Bf16, Int4Weight, Int8Weight, Made
 from slimbind.quantize.sites import Site, sites
@@ -22,8 +22,7 @@ from slimbind.towers.layers import Tower
 
 def half(tower: Tower, calibration: Calibration, config: F16 | Bf16, progress: Progress, /) -> Made:
     """Every matrix in 16 bits; see ``schemes.Make``."""
-    rest: Float = "f16" if isinstance(config, F16) else "bf16"
-    return tower, Plan(rest=rest, precision=precision_of(tower)), Report(layers=0)
+    return tower, Plan(rest="f16" if isinstance(config, F16) else "bf16", precision="bf16"), Report(layers=0)
 
 
 _USUAL = 64  # inputs of a group
