@@ -68,13 +68,13 @@ def _sentence_transformers(precision: str, times: int) -> Callable[[Vectors], As
     """Its quantization functions alone: importing the package whole asks for transformers, which is not used here."""
 
     def build(documents: Vectors) -> Ask:
-        found = importlib.util.find_spec("sentence_transformers")
-        assert found is not None and found.submodule_search_locations is not None
-        root = found.submodule_search_locations[0]
-        for name, path in (("sentence_transformers", root), ("sentence_transformers.util", f"{root}/util")):
-            shell = types.ModuleType(name)
-            shell.__path__ = [path]
-            sys.modules[name] = shell
+        if "sentence_transformers" not in sys.modules:
+            found = importlib.util.find_spec("sentence_transformers")
+            assert found is not None and found.submodule_search_locations is not None
+            root = found.submodule_search_locations[0]
+            for name, path in (("sentence_transformers", root), ("sentence_transformers.util", f"{root}/util")):
+                sys.modules[name] = shell = types.ModuleType(name)
+                shell.__path__ = [path]
         module = importlib.import_module("sentence_transformers.util.quantization")
         corpus = module.quantize_embeddings(documents, precision=precision)
         index = module.semantic_search_faiss(
