@@ -83,7 +83,12 @@ def _sentence_transformers(precision: str, times: int) -> Callable[[Vectors], As
 
         def ask(queries: Vectors, k: int) -> Keys:
             hits = module.semantic_search_faiss(
-                queries, corpus_index=index, corpus_precision=precision, top_k=k, rescore_multiplier=times
+                queries,
+                corpus_index=index,
+                corpus_precision=precision,
+                top_k=k,
+                rescore_multiplier=times,
+                calibration_embeddings=documents[:10_000],
             )[0]
             return np.array([[hit["corpus_id"] for hit in row] for row in hits], np.int64)
 
