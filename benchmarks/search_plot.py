@@ -37,7 +37,12 @@ def main() -> None:
         for name, (marker, colour, fits) in KINDS.items():
             chosen = [row for row in rows if fits(row)]
             side.scatter(
-                [row[axis] for row in chosen], [row["recall10"] for row in chosen], 22, colour, marker, label=name
+                [row[axis] for row in chosen],
+                [row["recall10"] for row in chosen],
+                s=22,
+                c=colour,
+                marker=marker,
+                label=name,
             )
             for row in chosen:
                 label = row["name"] if row["library"] == "slimbind" else f"{row['library']} {row['name'].split(',')[0]}"

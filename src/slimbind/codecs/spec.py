@@ -84,9 +84,12 @@ class CodecSpec:
 
     @property
     def oversample(self) -> int:
-        """How many times k is looked at again by default: the coarser the codes, the more."""
+        """How many times k is looked at again by default: the coarser the codes, the more.
+
+        Codebooks keep no length of the single vector, and need more than signs with a scale do.
+        """
         rate = self.coarse_bytes * 8 / self.dim
-        return 2 if rate > 5 else 4 if rate > 3 else 8 if rate > 2.2 else 16
+        return 2 if rate > 5 else 4 if rate > 3 else 8 if rate > 2.2 else 16 if self.family == "rabitq" else 32
 
     def __str__(self) -> str:
         if self.refine is not None:
