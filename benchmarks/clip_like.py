@@ -76,7 +76,7 @@ class Generator:
             alone = np.random.default_rng((self.seed, seed, number, side + 1))
             mixed += np.sqrt(self.own) * alone.standard_normal((rows, self.dim), dtype=np.float32)
             vectors = (mixed * (np.sqrt(1 - self.cone) * weights[side])) @ axes.T + np.sqrt(self.cone) * means[side]
-            yield vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            yield np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
 
     def documents(self, count: int) -> Vectors:
         """Pictures ``[count, dim]``."""
