@@ -304,3 +304,17 @@ def test_a_folder_given_by_a_relative_path_stays_the_same_folder(tmp_path, monke
         shelf.build()
         assert files(shelf) == [path.name for path in (tmp_path / "here").glob("codes-*")] != []
         agrees_with_exact(shelf, range(200))
+
+
+def test_files_of_others_stay_where_codes_come_and_go(shelf):
+    theirs = ["barcodes-2024.csv", "codes-of-conduct.txt", "codes-1-2.bin", "collection.db-backup"]
+    for name in theirs:
+        (shelf.folder / name).write_text("keep")
+    (shelf.folder / ".codes-1-0123abcd.bin.x1y2").write_text("half of a file that was never finished")
+    shelf.build()
+    shelf.delete([str(n) for n in range(50)])
+    shelf.compact()
+    assert files(shelf) == sorted(["codes-1-2.bin", "codes-of-conduct.txt", record(shelf).file])
+    shelf.close()
+    Collection.drop(shelf.folder)
+    assert sorted(path.name for path in shelf.folder.iterdir()) == sorted(theirs)

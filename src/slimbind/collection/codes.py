@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from slimbind.collection import items, vectors
+from slimbind.collection import items, location, vectors
 from slimbind.collection.header import Header
 from slimbind.errors import SlimbindError
 
@@ -217,7 +217,7 @@ def sweep(folder: Path, keep: str | None) -> None:
     A process that read the header a moment ago may be about to open the last one, and another may have written one
     that the header does not name yet.
     """
-    for path in folder.glob("*codes-*"):
+    for path in location.code_files(folder):
         with contextlib.suppress(OSError):  # Windows keeps a file that is open; the next sweep takes it
             if path.name != keep and path.stat().st_mtime < time.time() - _YOUNG:
                 path.unlink()

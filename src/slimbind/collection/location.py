@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from slimbind.collection import database
 from slimbind.errors import CollectionError
 
 VARIABLE = "SLIMBIND_INDEX"
+_CODES = re.compile(r"codes-\d+-[0-9a-f]{8}\.bin|\.codes-\d+-[0-9a-f]{8}\.bin\..+")  # whole, or being written
 
 
 def default_location(environ: Mapping[str, str] | None = None, platform: str | None = None) -> Path:
@@ -69,6 +71,11 @@ def check_destination(folder: Path) -> None:
             )
 
 
+def code_files(folder: Path) -> Iterator[Path]:
+    """The code files in a folder, those included that were never finished; no other file has such a name."""
+    return (path for path in folder.iterdir() if _CODES.fullmatch(path.name))
+
+
 def remove(folder: Path) -> None:
     """Delete the files of a collection, and the folder where nothing else is in it.
 
@@ -77,9 +84,9 @@ def remove(folder: Path) -> None:
     """
     try:
         # The database last: as long as it is there, what is left can be deleted by another try.
-        for pattern in ("*codes-*", f"{database.FILE}-*", database.FILE):
-            for path in folder.glob(pattern):
-                path.unlink()
+        beside = [folder / f"{database.FILE}-{name}" for name in ("journal", "shm", "wal")]
+        for path in (*code_files(folder), *beside, folder / database.FILE):
+            path.unlink(missing_ok=True)
         if not any(folder.iterdir()):
             folder.rmdir()
     except OSError as error:
