@@ -225,6 +225,23 @@ def test_a_table_of_others_is_not_replaced(filled, postgres_url, tmp_path):
         push(filled, there)
 
 
+@pytest.mark.parametrize("columns", ["(x int)", "(about text)", "(about jsonb, more int)"])
+def test_two_tables_of_others_that_are_called_alike_are_not_replaced(filled, postgres_url, columns):
+    import psycopg
+
+    with psycopg.connect(postgres_url, autocommit=True) as raw:
+        raw.execute("DROP TABLE IF EXISTS orders, orders_header")
+        raw.execute(f"CREATE TABLE orders_header {columns}")
+        for made in ("SELECT 1", "CREATE TABLE orders (x int); INSERT INTO orders VALUES (7)"):
+            raw.execute(made)
+            with (
+                open_remote(postgres_url, table="orders") as there,
+                pytest.raises(CollectionError, match="did not make"),
+            ):
+                push(filled, there)
+        assert raw.execute("SELECT x FROM orders").fetchall() == [(7,)]
+
+
 def test_many_items_get_an_index(tmp_path, postgres_url, monkeypatch):
     from slimbind.collection import remote_postgres
 

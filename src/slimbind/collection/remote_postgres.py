@@ -63,6 +63,17 @@ class Postgres(Remote):
         found = self._connection.execute("SELECT to_regclass(%s)", (f'"{name}"',)).fetchone()
         return found[0] is not None
 
+    def _is_ours(self) -> bool:
+        """Whether the header beside the table is one that slimbind wrote, whatever its version."""
+        columns = (
+            "SELECT array_agg(attname::text) FROM pg_attribute "
+            "WHERE attrelid = to_regclass(%s) AND attnum > 0 AND NOT attisdropped"
+        )
+        if self._connection.execute(columns, (f'"{self.table}_header"',)).fetchone()[0] != ["about"]:
+            return False
+        told = self._connection.execute(self._sql("SELECT about::text FROM {header}")).fetchall()
+        return len(told) == 1 and '"format_version"' in told[0][0]
+
     def about(self) -> About:
         """As ``Remote.about``."""
         with self._explained():
@@ -77,7 +88,8 @@ class Postgres(Remote):
         """As ``Remote.write``."""
         count = 0
         with self._explained(), self._connection.transaction():
-            if self._there(self.table) and not self._there(f"{self.table}_header"):
+            names = (self.table, f"{self.table}_header")
+            if any(self._there(name) for name in names) and not self._is_ours():
                 raise CollectionError(
                     f"{self.name} has a table {self.table!r} that slimbind did not make", hint="choose another --table"
                 )
