@@ -148,6 +148,43 @@ def test_a_folder_that_cannot_be_listed_keeps_its_entries(toy, toy_folder, index
     assert names(index) == ALL
 
 
+@pytest.mark.parametrize("refresh", [False, True])
+def test_files_that_cannot_be_read_now_keep_their_entries(toy, toy_folder, index, monkeypatch, refresh):
+    """As in a folder that may be listed but not entered, or on a drive that fails."""
+    update(index, toy, toy_folder)
+    real_stat, real_open = os.stat, open
+
+    def stat(path, *args, **options):
+        if str(path).endswith("red.png"):
+            raise PermissionError(13, "Permission denied")
+        return real_stat(path, *args, **options)
+
+    def refuse(path, *args, **options):
+        if str(path).endswith("green.jpg"):
+            raise OSError(5, "Input/output error")
+        return real_open(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr("builtins.open", refuse)
+    os.utime(toy_folder / "green.jpg", ns=(7, 7))
+    rows = []
+    summary = update(index, toy, toy_folder, refresh=refresh, on_row=rows.append)
+    assert (summary.failed, summary.removed) == (2, 0)
+    assert sorted(os.path.basename(row.item.id) for row in rows if row.error) == ["green.jpg", "red.png"]
+    assert names(index) == ALL
+    monkeypatch.undo()
+    os.utime(toy_folder / "green.jpg", ns=(8, 8))
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 5, 0, 0)
+
+
+def test_a_link_to_nothing_leaves(toy, toy_folder, index):
+    (toy_folder / "link.png").symlink_to(toy_folder / "red.png")
+    assert counts(update(index, toy, toy_folder))[0] == 6
+    (toy_folder / "red.png").rename(toy_folder.parent / "elsewhere.png")
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 1, 1)
+    assert names(index) == sorted(set(ALL) - {"red.png"})
+
+
 def test_an_interruption_keeps_what_was_done_and_the_next_run_goes_on(toy, toy_folder, index, monkeypatch):
     monkeypatch.setattr(embedding_module, "_WINDOW", 2)
     done = []

@@ -97,8 +97,9 @@ def update_index(
 
     A file whose size and time of change are as they were is not looked at. One where they differ is hashed, and
     embedded only where its content is new: a file that was moved or copied takes the vector of its like. A file that
-    cannot be embedded (any more) is not in the collection, and is tried again next time. Changes are written every
-    few seconds and at the end; also when this is interrupted, so that the next run goes on from there.
+    whose content cannot be embedded (any more) is not in the collection, and is tried again next time; one that only
+    cannot be read now keeps what there is of it. Changes are written every few seconds and at the end; also when this
+    is interrupted, so that the next run goes on from there.
 
     Args:
         collection: what to bring up to date.
@@ -198,10 +199,14 @@ class _Plan:
         self.pending.put(_entry(item, content), vector)
 
     def failed(self, item: Item) -> None:
-        """A file that has no vector (any more) is not in the collection."""
-        self._learned.pop(name_of(item), None)
+        """A file whose content has no vector (any more) is not in the collection.
+
+        One that cannot be read (its folder's permissions, a drive that fails) may be as good as ever, and stays.
+        """
+        _, content = self._learned.pop(name_of(item), (None, ""))
         self.summary.failed += 1
-        self.pending.remove(name_of(item))
+        if content or _is_gone(item.id):
+            self.pending.remove(name_of(item))
 
 
 def _apply(plan: _Plan, row: Row) -> None:
@@ -229,6 +234,16 @@ def _hash(item: Item) -> str:
     except OSError:
         return ""
     return digest.hexdigest()
+
+
+def _is_gone(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _gone(before: Iterator[Entry], reader: Reader, folders: Sequence[str], seen: set[str]) -> Iterator[str]:
