@@ -79,6 +79,35 @@ def test_another_content_of_the_same_size_and_time_of_another_file_is_a_change(t
     assert counts(update(index, toy, toy_folder))[2] == 4
 
 
+def padded(path, color):
+    """A picture of 4096 bytes; what stands behind its end is no part of it."""
+    write_picture(path, color)
+    path.write_bytes(path.read_bytes().ljust(4096, b"\0"))
+
+
+def test_another_content_of_the_same_size_within_one_tick_of_the_clock_is_a_change(toy, toy_folder, index):
+    path = toy_folder / "red.png"
+    padded(path, (220, 10, 10))
+    info = path.stat()
+    update(index, toy, toy_folder)
+    padded(path, (10, 10, 230))
+    os.utime(path, ns=(info.st_mtime_ns, info.st_mtime_ns))
+    assert path.stat().st_size == info.st_size
+    summary = update(index, toy, toy_folder)
+    assert (summary.changed, summary.unchanged) == (1, 4)
+
+
+def test_a_file_that_was_just_written_is_settled_by_a_later_run(toy, toy_folder, index, monkeypatch):
+    update(index, toy, toy_folder)
+    later = module.time.time_ns() + 10**10
+    monkeypatch.setattr(module.time, "time_ns", lambda: later)
+    update(index, toy, toy_folder)
+    monkeypatch.setattr(module, "_hash", None)  # nothing is read any more
+    assert counts(update(index, toy, toy_folder)) == (0, 0, 5, 0, 0)
+    red = toy_folder / "red.png"
+    assert index.get(str(red)).mtime_ns == red.stat().st_mtime_ns
+
+
 def test_a_moved_file_takes_its_vector_along(toy, toy_folder, index):
     update(index, toy, toy_folder)
     toy.unload()

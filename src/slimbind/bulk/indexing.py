@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _WINDOW = 256  # files looked up at once
 _MAX_PENDING = 512  # changes held in memory before they are written
+_TICK_NS = 2_000_000_000  # the coarsest clock of a file system (FAT): what changes twice within it has one time
+_UNSETTLED = -1  # kept in place of a time that another content may come to have
 
 
 @dataclass(slots=True)
@@ -95,7 +97,8 @@ def update_index(
 ) -> Summary:
     """Make ``collection`` hold what is in ``folders`` now; what it holds of other places stays.
 
-    A file whose size and time of change are as they were is not looked at. One where they differ is hashed, and
+    A file whose size and time of change are as they were is not looked at, unless it was only just written when it
+    was looked at last: it may have changed again without another time. One where they differ is hashed, and
     embedded only where its content is new: a file that was moved or copied takes the vector of its like. A file that
     whose content cannot be embedded (any more) is not in the collection, and is tried again next time; one that only
     cannot be read now keeps what there is of it. Changes are written every few seconds and at the end; also when this
@@ -165,7 +168,7 @@ class _Plan:
         self.pending = pending
         self.summary = summary
         self._refresh = refresh
-        self._learned: dict[str, tuple[Entry | None, str]] = {}
+        self._learned: dict[str, tuple[Entry | None, str, int]] = {}
 
     def needs_embedding(self, item: Item, old: Entry | None) -> bool:
         """Whether the file must be embedded; where not, what is to be done about it is done."""
@@ -174,12 +177,14 @@ class _Plan:
         if old is not None and not self._refresh and (old.size, old.mtime_ns) == (item.size, item.mtime_ns):
             self.summary.unchanged += 1
             return False
+        stamp = _stamp(item)  # before it is read: only a later change matters
         content = _hash(item)
-        self._learned[name_of(item)] = old, content
+        self._learned[name_of(item)] = old, content, stamp
         if self._refresh or not content:
             return True
         if old is not None and old.hash == content:
-            self.pending.restamp(_entry(item, content))
+            self.pending.restamp(_entry(item, content, stamp))
+            self._learned.pop(name_of(item))
             self.summary.unchanged += 1
             return False
         like = self.collection.with_hash(content, item.modality)
@@ -191,19 +196,19 @@ class _Plan:
 
     def done(self, item: Item, vector: NDArray[np.float32]) -> None:
         """Keep the vector of a file."""
-        old, content = self._learned.pop(name_of(item))
+        old, content, stamp = self._learned.pop(name_of(item))
         if old is None:
             self.summary.added += 1
         else:
             self.summary.changed += 1
-        self.pending.put(_entry(item, content), vector)
+        self.pending.put(_entry(item, content, stamp), vector)
 
     def failed(self, item: Item) -> None:
         """A file whose content has no vector (any more) is not in the collection.
 
         One that cannot be read (its folder's permissions, a drive that fails) may be as good as ever, and stays.
         """
-        _, content = self._learned.pop(name_of(item), (None, ""))
+        _, content, _ = self._learned.pop(name_of(item), (None, "", 0))
         self.summary.failed += 1
         if content or _is_gone(item.id):
             self.pending.remove(name_of(item))
@@ -216,12 +221,17 @@ def _apply(plan: _Plan, row: Row) -> None:
         plan.done(row.item, row.vector)
 
 
-def _entry(item: Item, content: str) -> Entry:
+def _stamp(item: Item) -> int:
+    """The time of change that tells the next change from this one, or that there is none."""
+    return _UNSETTLED if abs(time.time_ns() - item.mtime_ns) < _TICK_NS else item.mtime_ns
+
+
+def _entry(item: Item, content: str, stamp: int) -> Entry:
     """What is kept of a file; its metadata are there to filter by."""
     suffix = os.path.splitext(item.id)[1].lower().encode("utf-8", "backslashreplace").decode("utf-8")
     changed = datetime.fromtimestamp(item.mtime_ns // 1_000_000_000, timezone.utc)
     told = {"suffix": suffix, "bytes": item.size, "modified": changed.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    return Entry(name_of(item), item.modality, item.id, told, content, item.size, item.mtime_ns)
+    return Entry(name_of(item), item.modality, item.id, told, content, item.size, stamp)
 
 
 def _hash(item: Item) -> str:

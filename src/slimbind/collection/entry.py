@@ -22,7 +22,8 @@ class Entry:
         metadata: anything JSON can say, by name.
         hash: a hash of its content; items of the same content and modality have the same.
         size: bytes of its file when it was embedded.
-        mtime_ns: time of the file's last change in nanoseconds, when it was embedded.
+        mtime_ns: time of the file's last change in nanoseconds, when it was embedded; -1 where that was too short a
+            time before to tell it from a later change.
     """
 
     id: str
