@@ -78,7 +78,12 @@ def _sentence_transformers(precision: str, times: int) -> Callable[[Vectors], As
         module = importlib.import_module("sentence_transformers.util.quantization")
         corpus = module.quantize_embeddings(documents, precision=precision)
         index = module.semantic_search_faiss(
-            documents[:1], corpus_embeddings=corpus, corpus_precision=precision, top_k=1, output_index=True
+            documents[:1],
+            corpus_embeddings=corpus,
+            corpus_precision=precision,
+            top_k=1,
+            output_index=True,
+            calibration_embeddings=documents[:10_000],
         )[2]
 
         def ask(queries: Vectors, k: int) -> Keys:
