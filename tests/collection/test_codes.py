@@ -318,3 +318,59 @@ def test_files_of_others_stay_where_codes_come_and_go(shelf):
     shelf.close()
     Collection.drop(shelf.folder)
     assert sorted(path.name for path in shelf.folder.iterdir()) == sorted(theirs)
+
+
+def test_codes_that_a_search_could_not_write_are_written_by_build(shelf):
+    with Collection.open(shelf.folder) as other, other._db.writing():
+        agrees_with_exact(shelf, range(200))  # another process writes: the codes stay in memory
+        assert record(shelf) is None
+    agrees_with_exact(shelf, range(200))
+    shelf.build()
+    assert files(shelf) == [record(shelf).file]
+    shelf.build()
+    assert files(shelf) == [record(shelf).file]
+    with Collection.open(shelf.folder) as again:
+        agrees_with_exact(again, range(200))
+
+
+def test_a_search_does_not_try_again_and_again_to_write_codes(shelf, monkeypatch):
+    from slimbind.codecs import CodeIndex
+
+    tried = []
+
+    def refuse(self, path):
+        tried.append(path)
+        raise CollectionError("the disk is full")
+
+    monkeypatch.setattr(CodeIndex, "save", refuse)
+    for _ in range(3):
+        agrees_with_exact(shelf, range(200))
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_an_interrupted_search_leaves_nothing_half_done(shelf, monkeypatch, coded):
+    """Ctrl-C in a notebook, while a search reads what came since the last one."""
+    from slimbind.collection import items
+
+    if coded:
+        shelf.build()
+    agrees_with_exact(shelf, range(200))
+    add(shelf, 200, 205)
+    shelf.delete(["3"])
+    alive = [n for n in range(205) if n != 3]
+    real = items.read_vectors
+
+    def interrupted(*args, **options):
+        yield from real(*args, **options)
+        raise KeyboardInterrupt
+
+    for call in (lambda: shelf.search(rows(0, 1)), shelf.build):
+        with monkeypatch.context() as patch:
+            patch.setattr(items, "read_vectors", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                call()
+        agrees_with_exact(shelf, alive)
+        assert len(shelf.search(rows(0, 1), 500)) == len(alive)
+        add(shelf, 300 + len(alive), 301 + len(alive))
+        alive.append(300 + len(alive))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
@@ -70,16 +71,20 @@ class Searcher:
         return lambda keys: items.originals(connection, known, keys.tolist())
 
     def _save(self, *, wait: bool = False) -> None:
-        """Write new codes, so that nobody else has to make them; a search does so only where nothing is in the way."""
+        """Write new codes, so that nobody else has to make them.
+
+        A search tries it once, and only where nothing is in the way; what it could not write is left for one that waits.
+        """
         with self._lock:
-            unsaved, self._views.unsaved = self._views.unsaved, None
-        if unsaved is None:
-            return
+            unsaved = self._views.unsaved
+            if unsaved is None or (unsaved.tried and not wait):
+                return
+            self._views.unsaved = replace(unsaved, tried=True)
         made, epoch = unsaved.made, unsaved.epoch + 1
         try:
             with self._db.writing(wait=wait) as connection:
                 if header.read(connection, self._folder).epoch != unsaved.epoch:
-                    return  # another process was first
+                    return  # another process was first, or these codes were saved meanwhile
                 made.index.save(self._folder / made.record.file)
                 header.change(connection, codes=codes.as_dict(made.record), epoch=epoch)
                 connection.execute("DELETE FROM removed WHERE seq <= ?", (unsaved.last_removal,))

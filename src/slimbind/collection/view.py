@@ -154,9 +154,13 @@ class Views:
             known: the header as this transaction sees it; its dimension is known.
             all_coded: leave nothing to be compared exactly, where there are enough items for codes.
         """
-        view = self._view
-        if view is not None and view.revision == known.revision and not all_coded:
-            return view
+        view, self._view = self._view, None  # what is interrupted half-way begins anew
+        if view is None or view.revision != known.revision or all_coded:
+            view = self._renewed(connection, known, view, all_coded)
+        self._view = view
+        return view
+
+    def _renewed(self, connection: sqlite3.Connection, known: Header, view: View | None, all_coded: bool) -> View:
         if view is None or view.epoch != known.epoch:
             view = self._begin(known, self._read(known))
         elif _mostly_dead(view):
@@ -165,11 +169,12 @@ class Views:
             (last,) = connection.execute("SELECT coalesce(max(seq), 0) FROM removed").fetchone()
             self.unsaved = Unsaved(made, last, known.epoch)
             view = self._begin(known, made, last)
-        self._view = self._follow(connection, known, view)
-        return self._view
+        return self._follow(connection, known, view)
 
     def saved(self, made: Made, epoch: int) -> None:
-        """The codes of the newest view are those of the header now."""
+        """These codes are those of the header now."""
+        if self.unsaved is not None and self.unsaved.made is made:
+            self.unsaved = None
         if self._view is not None and self._view.coded is made:
             self._view = replace(self._view, epoch=epoch)
 
@@ -229,11 +234,12 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Unsaved:
-    """New codes, the last removal they know of, and the epoch they were made in."""
+    """New codes, the last removal they know of, the epoch they were made in, and whether writing them was tried."""
 
     made: Made
     last_removal: int
     epoch: int
+    tried: bool = False
 
 
 def _mostly_dead(view: View) -> bool:
