@@ -190,7 +190,6 @@ PEERS = (
     Peer("usearch", "HNSW, i8", lambda d: d + 128, _usearch("i8"), largest=100_000),
     Peer("sentence-transformers", "ubinary, rescored x4", lambda d: d / 8, _sentence_transformers("ubinary", 4)),
     Peer("sentence-transformers", "ubinary, rescored x16", lambda d: d / 8, _sentence_transformers("ubinary", 16)),
-    Peer("sentence-transformers", "uint8", lambda d: d, _sentence_transformers("uint8", 1)),
     Peer(
         "lancedb",
         "IVF-PQ, d/8 bytes, 20 of 256 lists, refined x10 from disk",
