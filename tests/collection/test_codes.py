@@ -222,6 +222,9 @@ def test_a_codec_that_is_none_is_refused_before_anything_is_made(tmp_path):
         with pytest.raises(UsageError, match="cannot be cut into 5"):
             add(shelf, 0, 5)
         assert (len(shelf), shelf.dim) == (0, None)
+        with pytest.raises(UsageError, match="cannot be cut into 5"):
+            shelf.learn_queries(rows(0, 5), "text")
+        assert shelf.dim is None
         with pytest.raises(UsageError, match="unknown codec 'x'"):
             shelf.compact(codec="x")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -191,6 +192,7 @@ def test_undecodable_and_strange_names_survive(tmp_path):
     ("vector", "match"),
     [
         ([np.nan] + [1] * 7, "the vector of 'x' is not finite"),
+        ([1e300] + [1] * 7, "the vector of 'x' is not finite"),
         ([np.inf] + [1] * 7, "the vector of 'x' is not finite"),
         ([0] * 8, "the vector of 'x' is zero"),
         ([1] * 7, "holds vectors of 8 dimensions, and these have 7"),
@@ -245,6 +247,15 @@ def test_a_model_that_does_not_fit_is_told_how_to_mend_it(shelf):
         ({"ids": ["a", "b\0"]}, "NUL"),
         ({"ids": ["a", "\ud800"]}, "is no text"),
         ({"ids": "ab"}, "ids are a list"),
+        ({"ids": Path("ab")}, "ids are a list"),
+        ({"ids": 7}, "ids are a list"),
+        ({"ids": []}, "0 ids and 2 vectors"),
+        ({"ids": [1, 2]}, "the id 1 is no text but int"),
+        ({"ids": ["a", b"b"]}, "the id b'b' is no text but bytes"),
+        ({"ids": ["a", "b"], "sources": []}, "2 ids and 0 of sources"),
+        ({"ids": ["a", "b"], "modality": None}, "modality is None"),
+        ({"ids": ["a", "b"], "hashes": ["x", 5]}, "the hash 5 is no text but int"),
+        ({"ids": ["a", "b"], "metadata": [{}]}, "2 ids and 1 of metadata"),
         ({"ids": ["a", "b"], "sources": ["x"]}, "2 ids and 1 of sources"),
         ({"ids": ["a", "b"], "modality": ["vision"]}, "2 ids and 1 of modality"),
         ({"ids": ["a", "b"], "metadata": [{}, {"x": object()}]}, "metadata of 'b' cannot be kept"),
@@ -274,7 +285,39 @@ def test_ids_given_as_one_text_are_a_mistake(shelf):
         shelf.delete("i1")
 
 
-@pytest.mark.parametrize("k", [0, -1])
+def test_paths_are_ids(tmp_path):
+    paths = [Path("x") / "a.jpg", Path("x") / "b.jpg"]
+    with Collection.create(tmp_path / "s") as shelf:
+        shelf.add(units(1, 2), ids=paths, sources=np.array(["one", "two"]))
+        assert paths[0] in shelf and Path("c") not in shelf
+        assert shelf.get(paths[1]).source == "two"
+        assert list(shelf.get_many(paths)) == [str(path) for path in paths]
+        np.testing.assert_array_equal(shelf.vectors(paths[1:]), units(1, 2)[1:])
+        assert shelf.upsert(units(2), ids=paths[:1], sources=paths[1:]) == 1
+        assert shelf.get(paths[0]).source == str(paths[1])
+        assert shelf.delete(paths) == 2
+
+
+def test_it_reads_as_the_first_page_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("dog.jpg"), Path("cat.png")]
+    shelf = slimbind.Collection.create("photos.slim", codec="sq8")
+    shelf.add(units(1, 2), ids=paths)
+    hits = shelf.search(units(1, 2)[1:], k=10)
+    assert (names(hits), hits[0].score) == (["cat.png", "dog.jpg"], pytest.approx(1))
+    shelf.close()
+
+
+def test_asking_for_very_many_takes_no_more_memory_than_there_is(shelf):
+    fill(shelf, 3)
+    assert len(shelf.search(units(1), 10**15)) == 3
+    assert len(shelf.search(units(1), 10**15, where="number < 2")) == 2
+    assert shelf.search(units(1), 10**15, where="number > 2") == []
+    shelf.delete(["i0", "i1", "i2"])
+    assert shelf.search_batch(units(1, 2), 10**15) == [[], []]
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, "3", None, True])
 def test_k_is_at_least_one(shelf, k):
     with pytest.raises(UsageError, match=f"k is {k}"):
         shelf.search(units(1), k)

@@ -83,7 +83,7 @@ class Collection(Readable):
         *,
         ids: Sequence[str | os.PathLike[str]],
         modality: str | Sequence[str] = "",
-        sources: Sequence[str] | None = None,
+        sources: Sequence[str | os.PathLike[str]] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         hashes: Sequence[str] | None = None,
         encoders: Mapping[str, str] | None = None,
@@ -112,7 +112,7 @@ class Collection(Readable):
         *,
         ids: Sequence[str | os.PathLike[str]],
         modality: str | Sequence[str] = "",
-        sources: Sequence[str] | None = None,
+        sources: Sequence[str | os.PathLike[str]] | None = None,
         metadata: Sequence[Mapping[str, Any]] | None = None,
         hashes: Sequence[str] | None = None,
         encoders: Mapping[str, str] | None = None,
@@ -127,7 +127,7 @@ class Collection(Readable):
         *,
         encoders: Mapping[str, str] | None = None,
         replace: bool = True,
-        remove: Sequence[str] = (),
+        remove: Sequence[str | os.PathLike[str]] = (),
     ) -> int:
         """Write items given as entries, all or none; says how many took the place of an older one.
 
@@ -143,7 +143,8 @@ class Collection(Readable):
             UsageError: there are not as many entries as vectors, or an id is there twice.
         """
         prepared = items.Prepared(entries)
-        rows = unit_rows(vectors, [entry.id for entry in entries]) if entries else np.empty((0, 0), np.float32)
+        some = len(entries) > 0 or np.size(np.asarray(vectors)) > 0
+        rows = unit_rows(vectors, [entry.id for entry in entries]) if some else np.empty((0, 0), np.float32)
         if len(rows) != len(entries):
             raise UsageError(f"there are {len(entries)} ids and {len(rows)} vectors", hint="give one vector for each")
         gone = items.encoded(remove)
@@ -174,7 +175,7 @@ class Collection(Readable):
             with self._db.writing() as connection:
                 items.update(connection, self.folder, prepared)
 
-    def delete(self, ids: Sequence[str]) -> int:
+    def delete(self, ids: Sequence[str | os.PathLike[str]]) -> int:
         """Take items out, all in one step; ids that are not there are passed over. Says how many were.
 
         Raises:
@@ -250,12 +251,18 @@ class Collection(Readable):
 
         Raises:
             CollectionError: one is zero, not finite or of another length.
+            UsageError: the codec of the collection is none for this length.
         """
         rows = unit_rows(queries)
         with self._db.writing() as connection:
             known = header.read(connection, self.folder)
-            if known.dim not in (None, rows.shape[1]):
-                raise CollectionError(f"queries have {rows.shape[1]} dimensions, the collection {known.dim}")
+            if known.dim is None:
+                codes.check(known.codec, rows.shape[1])
+            elif known.dim != rows.shape[1]:
+                raise CollectionError(
+                    f"queries have {rows.shape[1]} dimensions, the collection {known.dim}",
+                    hint="embed them with the model of the collection",
+                )
             connection.execute("DELETE FROM queries WHERE modality = ?", (modality,))
             blobs = pack(rows, "f32")
             connection.executemany("INSERT INTO queries VALUES (?, ?)", [(modality, blob) for blob in blobs])

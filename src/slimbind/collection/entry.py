@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,25 +46,55 @@ class Hit:
     metadata: Mapping[str, Any]
 
 
+def id_of(name: object) -> str:
+    """An id as it is kept; a path is one as well.
+
+    Raises:
+        UsageError: it is neither text nor path.
+    """
+    told = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(told, str):
+        raise UsageError(f"the id {name!r} is no text but {type(name).__name__}", hint="ids are texts or paths")
+    return told
+
+
+def ids_of(names: object) -> list[str]:
+    """Ids out of a list.
+
+    Raises:
+        UsageError: it is one id and no list, or one in it is none.
+    """
+    if isinstance(names, str | os.PathLike) or not isinstance(names, Iterable):
+        raise UsageError(f"ids are a list, and {names!r} is one id", hint="put it into a list")
+    return [id_of(name) for name in names]
+
+
 def described(
     ids: Sequence[str | os.PathLike[str]],
     modality: str | Sequence[str],
-    sources: Sequence[str] | None,
+    sources: Sequence[str | os.PathLike[str]] | None,
     metadata: Sequence[Mapping[str, Any]] | None,
     hashes: Sequence[str] | None,
 ) -> list[Entry]:
     """Entries out of columns; the arguments are those of ``Collection.add``.
 
     Raises:
-        UsageError: the columns are not of one length.
+        UsageError: the columns are not of one length, or not of what they should be.
     """
-    if isinstance(ids, str):
-        raise UsageError(f"ids are a list, and {ids!r} is one id", hint="put it into a list")
-    names = [os.fspath(name) for name in ids]
+    names = ids_of(ids)
     count = len(names)
     modalities = [modality] * count if isinstance(modality, str) else modality
-    columns: list[Sequence[Any]] = [modalities, sources or names, metadata or [{}] * count, hashes or [""] * count]
+    columns: list[Sequence[Any]] = [
+        modalities,
+        names
+        if sources is None
+        else [os.fspath(source) if isinstance(source, os.PathLike) else source for source in sources],
+        [{}] * count if metadata is None else metadata,
+        [""] * count if hashes is None else hashes,
+    ]
     for what, column in zip(("modality", "sources", "metadata", "hashes"), columns, strict=True):
+        if not hasattr(column, "__len__"):
+            raise UsageError(f"{what} is {column!r}", hint=f"give a list with one for each of the {count} ids")
         if len(column) != count:
             raise UsageError(f"there are {count} ids and {len(column)} of {what}", hint="give one for each")
     return [Entry(*row) for row in zip(names, *columns, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbind.collection import database, header, vectors
-from slimbind.collection.entry import Entry
+from slimbind.collection.entry import Entry, ids_of
 from slimbind.collection.header import Header
 from slimbind.errors import CollectionError, UsageError
 
@@ -200,8 +201,6 @@ def entry(row: Sequence[object], folder: Path) -> Entry:
         raise database.damaged(folder, f"the metadata of {name!r}: {error}") from None
 
 
-def encoded(names: Sequence[str]) -> list[bytes]:
+def encoded(names: Sequence[str | os.PathLike[str]]) -> list[bytes]:
     """Ids as the tables keep them, each once."""
-    if isinstance(names, str):
-        raise UsageError(f"ids are a list, and {names!r} is one id", hint="put it into a list")
-    return [vectors.utf8("id", name) for name in dict.fromkeys(names)]
+    return [vectors.utf8("id", name) for name in dict.fromkeys(ids_of(names))]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from slimbind.collection import checking, codes, database, filters, filters_sql, header, items, location, statistics
 from slimbind.collection.checking import Report
 from slimbind.collection.database import Database
-from slimbind.collection.entry import Entry, Hit
+from slimbind.collection.entry import Entry, Hit, ids_of
 from slimbind.collection.header import Header
 from slimbind.collection.searching import Searcher
 from slimbind.collection.statistics import Stats
@@ -65,7 +65,7 @@ class Readable:
             return int(connection.execute("SELECT count(*) FROM items").fetchone()[0])
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
+        return isinstance(name, str | os.PathLike) and self.get(name) is not None
 
     def _header(self) -> Header:
         with self._db.reading() as connection:
@@ -99,16 +99,15 @@ class Readable:
         known = self._header()
         header.check_model(f"the collection {self.folder}", known.model, known.encoders, encoders, model)
 
-    def get(self, name: str) -> Entry | None:
+    def get(self, name: str | os.PathLike[str]) -> Entry | None:
         """What is known about an item; None where it is not there."""
-        with self._db.reading() as connection:
-            found = items.by_id(connection, self.folder, [name])
-        return found[name][1] if found else None
+        return next(iter(self.get_many([name]).values()), None)
 
-    def get_many(self, names: Sequence[str]) -> dict[str, Entry]:
+    def get_many(self, names: Sequence[str | os.PathLike[str]]) -> dict[str, Entry]:
         """What is known about items, by id; those that are not there are left out."""
+        wanted = ids_of(names)
         with self._db.reading() as connection:
-            found = items.by_id(connection, self.folder, names)
+            found = items.by_id(connection, self.folder, wanted)
         return {name: entry for name, (_, entry) in found.items()}
 
     def with_hash(self, content: str, modality: str) -> Entry | None:
@@ -116,21 +115,22 @@ class Readable:
         with self._db.reading() as connection:
             return items.by_hash(connection, self.folder, content, modality)
 
-    def vectors(self, ids: Sequence[str]) -> NDArray[np.float32]:
+    def vectors(self, ids: Sequence[str | os.PathLike[str]]) -> NDArray[np.float32]:
         """The vectors ``[n, dim]`` of items, in the order asked for.
 
         Raises:
             CollectionError: one is not there.
         """
+        wanted = ids_of(ids)
         with self._db.reading() as connection:
             known = header.read(connection, self.folder)
-            found = items.by_id(connection, self.folder, ids)
-            for name in ids:
+            found = items.by_id(connection, self.folder, wanted)
+            for name in wanted:
                 if name not in found:
                     raise CollectionError(f"{name!r} is not in the collection {self.folder}")
             if known.dim is None:
                 return np.empty((0, 0), np.float32)
-            return items.originals(connection, known, [found[name][0] for name in ids])
+            return items.originals(connection, known, [found[name][0] for name in wanted])
 
     def entries(self) -> Iterator[Entry]:
         """All items, in the order they were written; what is written after this call is left out."""

@@ -27,6 +27,7 @@ from slimbind.collection import filters, header
 from slimbind.collection.collection import Collection
 from slimbind.collection.entry import Entry, Hit
 from slimbind.collection.filters import Node
+from slimbind.collection.searching import checked
 from slimbind.collection.vectors import unit_rows
 from slimbind.errors import CollectionError, UsageError
 
@@ -133,8 +134,7 @@ class Remote(ABC):
         array = unit_rows(query)
         if len(array) != 1:
             raise UsageError(f"search takes one query, and there are {len(array)}")
-        if k < 1:
-            raise UsageError(f"k is {k}; it is at least 1")
+        k = checked(k)
         wanted = filters.wanted(where, modality)
         dim = self.about().dim
         if array.shape[1] != dim:

@@ -31,8 +31,7 @@ class Searcher:
     def search(self, queries: ArrayLike, k: int, *, where: str, modality: str | None) -> list[list[Hit]]:
         """As ``Collection.search_batch``."""
         array = unit_rows(queries)
-        if k < 1:
-            raise UsageError(f"k is {k}; it is at least 1")
+        k = checked(k)
         wanted = filters.wanted(where, modality)
         with self._db.reading() as connection:
             known, view = self.view(connection)
@@ -41,6 +40,9 @@ class Searcher:
             if array.shape[1] != known.dim:
                 raise CollectionError(f"a query has {array.shape[1]} dimensions, the collection {known.dim}")
             allowed = None if wanted is None else filters_sql.keys_of(connection, wanted)
+            k = min(k, view.count if allowed is None else len(allowed))  # what is asked for takes memory
+            if k == 0:
+                return [[] for _ in array]
             scores, keys = view.search(array, k, allowed, self.fetch(connection, known))
             found = items.by_key(connection, self._folder, [int(key) for key in np.unique(keys[keys >= 0])])
         self._save()
@@ -73,7 +75,7 @@ class Searcher:
     def _save(self, *, wait: bool = False) -> None:
         """Write new codes, so that nobody else has to make them.
 
-        A search tries it once, and only where nothing is in the way; what it could not write is left for one that waits.
+        A search tries it once, and only where nothing is in the way; what it could not write is left for ``prepare``.
         """
         with self._lock:
             unsaved = self._views.unsaved
@@ -83,23 +85,36 @@ class Searcher:
         made, epoch = unsaved.made, unsaved.epoch + 1
         try:
             with self._db.writing(wait=wait) as connection:
-                if header.read(connection, self._folder).epoch != unsaved.epoch:
-                    return  # another process was first, or these codes were saved meanwhile
-                made.index.save(self._folder / made.record.file)
-                header.change(connection, codes=codes.as_dict(made.record), epoch=epoch)
-                connection.execute("DELETE FROM removed WHERE seq <= ?", (unsaved.last_removal,))
+                if header.read(connection, self._folder).epoch == unsaved.epoch:  # else another process was first
+                    made.index.save(self._folder / made.record.file)
+                    header.change(connection, codes=codes.as_dict(made.record), epoch=epoch)
+                    connection.execute("DELETE FROM removed WHERE seq <= ?", (unsaved.last_removal,))
+                else:
+                    epoch = unsaved.epoch
         except (SlimbindError, OSError):
             if wait:
                 raise
             return  # a folder that we may only read, a full disk, a writer at work
         with self._lock:
             self._views.saved(made, epoch)
-        codes.sweep(self._folder, made.record.file)
+        if epoch != unsaved.epoch:
+            codes.sweep(self._folder, made.record.file)
 
     def forget(self) -> None:
         """Give the memory back."""
         with self._lock:
             self._views = Views(self._folder)
+
+
+def checked(k: int) -> int:
+    """How many hits are asked for.
+
+    Raises:
+        UsageError: it is no whole number of at least 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise UsageError(f"k is {k}; it is a whole number of at least 1")
+    return int(k)
 
 
 def _hit(entry: Entry, score: float) -> Hit:

@@ -35,7 +35,8 @@ def unit_rows(vectors: ArrayLike, names: Sequence[str] | None = None) -> NDArray
         array = np.asarray(vectors)
         if array.dtype.kind not in "fiu":
             raise TypeError(f"numbers were expected, not {array.dtype}")
-        rows = np.atleast_2d(array).astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):  # it is told below
+            rows = np.atleast_2d(array).astype(np.float32, copy=False)
     except (ValueError, TypeError) as error:
         raise UsageError(f"vectors cannot be read: {error}", hint="give an array [n, dim] of floats") from None
     if rows.ndim != 2 or rows.shape[1] == 0:
@@ -103,6 +104,8 @@ def utf8(what: str, value: str) -> bytes:
     Raises:
         UsageError: it has a NUL character or half of one that no file name can have.
     """
+    if not isinstance(value, str):
+        raise UsageError(f"the {what} {value!r} is no text but {type(value).__name__}", hint="give a text")
     try:
         told = value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

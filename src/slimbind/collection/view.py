@@ -79,6 +79,11 @@ class View:
     dead: NDArray[np.int64]
     alive: NDArray[np.bool_] | None
 
+    @property
+    def count(self) -> int:
+        """At least as many items as it shows."""
+        return len(self.keys) + (0 if self.coded is None else self.coded.record.count)
+
     def search(
         self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.int64] | None, fetch: Fetch
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -172,7 +177,7 @@ class Views:
         return self._follow(connection, known, view)
 
     def saved(self, made: Made, epoch: int) -> None:
-        """These codes are those of the header now."""
+        """These codes are those of the header in this epoch, or were made in vain: nobody has to write them any more."""
         if self.unsaved is not None and self.unsaved.made is made:
             self.unsaved = None
         if self._view is not None and self._view.coded is made:
