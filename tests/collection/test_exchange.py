@@ -164,8 +164,65 @@ def test_an_export_is_whole_or_not_there(shelf, tmp_path, monkeypatch):
         export(shelf, tmp_path / "empty")
 
 
+def test_a_modality_that_looks_like_a_path_stays_in_the_folder(tmp_path, target):
+    odd = ["../../evil", "/tmp/evil", "a/b", "Vision", "vision", "x_emb", "metadata", "", ".", "日本", "img"]
+    with Collection.create(tmp_path / "s") as shelf:
+        for n, modality in enumerate(odd):
+            shelf.add(units(n), ids=[str(n)], modality=modality)
+        before = sorted(tmp_path.rglob("*"))
+        export(shelf, tmp_path / "deep" / "out")
+        assert sorted(path for path in tmp_path.rglob("*") if "deep" not in path.parts) == before
+        places = [path.name for path in (tmp_path / "deep" / "out").iterdir()]
+        assert len({name.lower() for name in places}) == len(odd)  # also where capital letters do not count
+        assert import_into(target, tmp_path / "deep" / "out") == len(odd)
+        assert contents(target) == contents(shelf)
+    with Collection.create(tmp_path / "one") as shelf:
+        shelf.add(units(1), ids=["a"], modality="../../evil")
+        export(shelf, tmp_path / "deep" / "alone")
+        assert [path.name for path in (tmp_path / "deep").glob("*evil*")] == []
+
+
+@pytest.mark.parametrize(
+    ("columns", "about"),
+    [
+        ({"id": [b"a"], "metadata": ["{}"]}, {}),  # columns are missing
+        ({"id": [b"a"], "metadata": ["no json"], **dict.fromkeys(("modality", "source", "hash"), [b""])}, {}),
+        ({"id": [b"a"], "metadata": ["{}"], **dict.fromkeys(("modality", "source", "hash"), [None])}, {}),
+        ({"key": ["a"]}, {"slimbind.encoders": "no json"}),
+        ({"key": ["a"]}, {"slimbind.encoders": "[]"}),
+    ],
+)
+def test_rows_that_only_look_like_ours_are_told(target, tmp_path, columns, about):
+    folder = write(tmp_path / "in", images=units(1), key=["a"])
+    if "id" in columns:
+        columns = {"size": [1], "mtime_ns": [1], **columns}
+    table = pa.table(columns).replace_schema_metadata(about)
+    pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
+    with pytest.raises(CollectionError, match="metadata_0.parquet cannot be read"):
+        import_into(target, folder)
+    assert len(target) == 0
+
+
+def test_damage_in_the_middle_of_a_file_is_told(target, tmp_path):
+    folder = write(tmp_path / "in", images=units(1, 500), key=[f"{n:09}" for n in range(500)])
+    path = folder / "metadata" / "metadata_0.parquet"
+    data = path.read_bytes()
+    path.write_bytes(data[:40] + b"\xff" * 400 + data[440:])
+    with pytest.raises(CollectionError, match="metadata_0.parquet cannot be read"):
+        import_into(target, folder)
+
+
+def test_of_rows_that_are_called_alike_the_last_one_counts(target, tmp_path):
+    write(tmp_path / "in", images=units(1, 3), key=["a", "b", "a"], n=[1, 2, 3])
+    import_into(target, tmp_path / "in")
+    assert (len(target), target.get("a").metadata["n"]) == (2, 3)
+    np.testing.assert_allclose(target.vectors(["a"])[0], units(1, 3)[2], atol=1e-3)
+
+
 def test_without_pyarrow_it_says_what_to_install(shelf, tmp_path, monkeypatch):
     monkeypatch.setattr(exchange, "find_spec", lambda name: None)
     for call in (lambda: export(shelf, tmp_path / "out"), lambda: import_into(shelf, tmp_path)):
         with pytest.raises(MissingExtraError, match=r"slimbind\[parquet\]"):
             call()
+    with pytest.raises(MissingExtraError, match=r"slimbind\[parquet\]"):
+        parts_of(write(tmp_path / "in", images=units(1), key=["a"]))[0].model()

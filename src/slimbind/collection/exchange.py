@@ -10,6 +10,7 @@ out.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -32,6 +33,7 @@ _PART = 65_536  # rows in one file
 _BATCH = 4096  # rows written to a collection in one step
 _FOLDERS = {"img_emb": "vision", "text_emb": "text"}
 _IDS = ("id", "image_path", "key", "url")  # columns that may name a row, the first one that is there
+_PLAIN = re.compile(r"(?!.*_emb$)(?!metadata$)[a-z][a-z0-9_]{0,30}")  # modalities that may name a folder
 _NUMBER = re.compile(r"_(\d+)\.(npy|parquet)$")
 
 
@@ -49,7 +51,7 @@ def export(collection: Collection, folder: str | os.PathLike[str], *, where: str
         UsageError: the filter cannot be read.
     """
     _require()
-    target = Path(folder)
+    target = Path(os.path.abspath(folder))
     if target.is_dir() and not any(target.iterdir()):
         target.rmdir()
     if target.exists() or target.is_symlink():
@@ -66,8 +68,9 @@ def export(collection: Collection, folder: str | os.PathLike[str], *, where: str
         for entries, rows in batches:
             for modality in dict.fromkeys(entry.modality for entry in entries):
                 if modality not in writers:
-                    place = partial / (modality or "items") if several else partial
-                    writers[modality] = _Writer(place, modality, stats.dtype, about)
+                    # Whatever a modality is called: its folder lies in ours, and is that of no other.
+                    name = modality if _PLAIN.fullmatch(modality) else f"items{len(writers) or ''}"
+                    writers[modality] = _Writer(partial / name if several else partial, name, stats.dtype, about)
                 mine = [place for place, entry in enumerate(entries) if entry.modality == modality]
                 writers[modality].write([entries[place] for place in mine], rows[mine])
         for writer in writers.values():
@@ -85,9 +88,9 @@ def export(collection: Collection, folder: str | os.PathLike[str], *, where: str
 class _Writer:
     """Collects items of one modality and writes them in parts."""
 
-    def __init__(self, folder: Path, modality: str, dtype: str, about: Mapping[str, str]) -> None:
-        names = {told: name for name, told in _FOLDERS.items()}
-        self._name = names.get(modality, f"{modality or 'items'}_emb")
+    def __init__(self, folder: Path, name: str, dtype: str, about: Mapping[str, str]) -> None:
+        names = {told: emb for emb, told in _FOLDERS.items()}
+        self._name = names.get(name, f"{name}_emb")
         self._folder = folder
         self._dtype = np.float16 if dtype == "f16" else np.float32
         self._about = about
@@ -171,23 +174,31 @@ class Part:
     def encoders(self) -> dict[str, str]:
         """Encoder id by modality, where the files say so."""
         told = self._about().get(b"slimbind.encoders", b"{}")
-        return {str(name): str(value) for name, value in json.loads(told).items()}
+        with self._explained():
+            return {str(name): str(value) for name, value in json.loads(told).items()}
 
     def model(self) -> str:
         """The model that made the vectors, where the files say so."""
-        return str(self._about().get(b"slimbind.model", b"").decode())
+        with self._explained():
+            return str(self._about().get(b"slimbind.model", b"").decode())
 
     def _about(self) -> Mapping[bytes, bytes]:
         return self._opened().schema_arrow.metadata or {} if self.metadata is not None else {}
 
     def _opened(self) -> Any:  # noqa: ANN401  (pyarrow has no types)
-        import pyarrow as pa
+        _require()
         import pyarrow.parquet as pq
 
-        try:
+        with self._explained():
             return pq.ParquetFile(self.metadata)
-        except (pa.ArrowException, OSError) as error:
-            raise CollectionError(f"{self.metadata} cannot be read: {error}") from error
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """What a file of others may be like, in plain words; Arrow's own errors are among these."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError) as error:
+            raise CollectionError(f"{self.metadata} cannot be read: {error}", hint="write it again") from error
 
     def items(self, id_column: str | None) -> Iterator[tuple[list[Entry], NDArray[np.float32]]]:
         """Entries and vectors, some thousands at a time."""
@@ -202,18 +213,27 @@ class Part:
         for rows in self._rows(next(iter(counts.values()))):
             for modality, array in arrays.items():
                 main = modality == next(iter(arrays))
-                entries = [
-                    _entry(row, modality, f"{self.name}-{start + place}", id_column, main)
-                    for place, row in enumerate(rows)
-                ]
-                yield entries, np.asarray(array[start : start + len(rows)], np.float32)
+                with self._explained():
+                    # Of rows that are called alike the last one counts, as it would in another batch.
+                    found = {
+                        entry.id: (place, entry)
+                        for place, row in enumerate(rows)
+                        for entry in [_entry(row, modality, f"{self.name}-{start + place}", id_column, main)]
+                    }
+                places = [start + place for place, _ in found.values()]
+                yield [entry for _, entry in found.values()], np.asarray(array[places], np.float32)
             start += len(rows)
 
     def _rows(self, count: int) -> Iterator[list[dict[str, Any]]]:
         if self.metadata is not None:
-            for batch in self._opened().iter_batches(_BATCH):
-                yield batch.to_pylist()
-            return
+            batches = self._opened().iter_batches(_BATCH)
+            while True:
+                with self._explained():
+                    batch = next(batches, None)
+                    rows = [] if batch is None else batch.to_pylist()
+                if batch is None:
+                    return
+                yield rows
         for start in range(0, count, _BATCH):
             yield [{} for _ in range(start, min(start + _BATCH, count))]
 

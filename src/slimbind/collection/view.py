@@ -177,7 +177,7 @@ class Views:
         return self._follow(connection, known, view)
 
     def saved(self, made: Made, epoch: int) -> None:
-        """These codes are those of the header in this epoch, or were made in vain: nobody has to write them any more."""
+        """These codes are the header's in this epoch, or were made in vain: nobody has to write them any more."""
         if self.unsaved is not None and self.unsaved.made is made:
             self.unsaved = None
         if self._view is not None and self._view.coded is made:
