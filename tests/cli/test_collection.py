@@ -124,3 +124,39 @@ def test_push_and_search_elsewhere(cli, indexed, tmp_path):
     result = cli("search", "red", "--index", there)
     assert (result.code, "has no collection 'slimbind'" in result.err) == (1, True)
     assert cli("push", tmp_path / "index", "ftp://x").code == 2
+
+
+def test_a_collection_that_is_there_keeps_its_codec_and_says_so(cli, indexed, tmp_path):
+    result = cli("index", indexed, "--codec", "SQ8")
+    assert (result.code, "the codec stays auto: `slimbind collection compact --codec sq8`" in result.err) == (0, True)
+    assert "unknown codec 'zip'" in cli("index", indexed, "--codec", "zip").err
+    assert "codec stays" not in cli("index", indexed).err
+    cli("collection", "export", tmp_path / "out")
+    assert cli("collection", "import", tmp_path / "out", tmp_path / "new", "--codec", "f32").err.count("stays") == 0
+    assert (
+        "the codec stays f32" in cli("collection", "import", tmp_path / "out", tmp_path / "new", "--codec", "sq8").err
+    )
+
+
+def test_home_folders_are_resolved_where_the_shell_did_not(cli, indexed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    cli("collection", "export", tmp_path / "out")
+    assert cli("collection", "import", tmp_path / "out", "~/mine").code == 0
+    assert (tmp_path / "home" / "mine" / "collection.db").exists()
+    assert cli("collection", "export", "~/out", "~/mine").code == 0
+    assert cli("collection", "import", "~/out", "~/again").code == 0
+    assert cli("collection", "drop", "~/mine", "--yes").code == 0
+    assert not (tmp_path / "home" / "mine").exists()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize("address", ["lancedb:///x/y", "postgresql://me@host/db"])
+def test_an_address_is_no_folder(cli, toy_folder, address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for args in (["index", toy_folder, "--index", address], ["collection", "stats", address]):
+        result = cli(*args)
+        assert (result.code, "is an address, not a folder" in result.err) == (2, True), result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

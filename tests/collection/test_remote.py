@@ -270,6 +270,19 @@ def test_any_filter_means_the_same_in_postgresql(postgres_url, tmp_path_factory,
         assert filters.parse(write(node)) == node
 
 
+def test_to_look_for_a_table_makes_no_folder(tmp_path):
+    pytest.importorskip("lancedb", reason="lancedb is not installed")
+    with open_remote(f"lancedb://{tmp_path}/typo") as there, pytest.raises(CollectionError, match="has no collection"):
+        there.search(units(1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_address_that_is_none_is_said():
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    with pytest.raises(UsageError, match="the address of the database cannot be read"):
+        open_remote("postgresql://[::1/x")
+
+
 @pytest.mark.parametrize(
     ("url", "match"),
     [

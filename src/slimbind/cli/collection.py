@@ -108,7 +108,7 @@ def export(
     from slimbind.collection.exchange import export as write
 
     with Collection.open(options.index_folder(place)) as shelf:
-        count = write(shelf, target, where=where)
+        count = write(shelf, options.index_folder(target), where=where)
     console.say(f"{count} items written to {target}")
 
 
@@ -134,6 +134,7 @@ def import_(
     from slimbind.collection import Collection
     from slimbind.collection.exchange import import_into, parts_of
 
+    source = options.index_folder(source)
     name, encoders = model or parts_of(source)[0].model(), None
     if model is not None:
         import slimbind
@@ -141,8 +142,10 @@ def import_(
         with slimbind.load(model) as loaded:
             encoders = {modality: loaded.encoder(modality).id for modality in loaded.modalities}
         name = options.lasting(model)
+    place = options.index_folder(place)
     made = not Collection.exists(place)
     with Collection.create(place, model=name, codec=codec) if made else Collection.open(place) as shelf:
+        options.keep_codec(shelf.codec, codec, shelf.dim)
         count = import_into(shelf, source, id_column=id_column, encoders=encoders)
         shelf.build()
         console.say(f"{count} items taken in; {place} holds {len(shelf)}")
@@ -159,6 +162,7 @@ def drop(
     from slimbind.collection import Collection
     from slimbind.errors import UsageError
 
+    place = options.index_folder(place)
     with Collection.open(place) as shelf:
         count = len(shelf)
     if not yes:

@@ -58,7 +58,9 @@ def index(
         loaded = stack.enter_context(slimbind.load(source, threads=threads, memory_budget=memory_budget, device=device))
         reader = _reader(source, loaded, only, place)
         ids = {name: loaded.encoder(name).id for name in loaded.modalities}
-        if shelf is None:
+        if shelf is not None:
+            options.keep_codec(shelf.codec, codec, shelf.dim)
+        else:
             made = Collection.create(place, dim=loaded.dim, model=options.lasting(source), encoders=ids, codec=codec)
             shelf = stack.enter_context(made)
         shelf.check(ids, model=options.lasting(source))

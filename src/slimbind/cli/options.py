@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -95,14 +96,33 @@ def index_folder(given: Path | None) -> Path:
     """The index folder asked for, or the default; ``~`` is resolved, because shells leave it in ``--index=~/photos``.
 
     Raises:
-        UsageError: there is no such home folder.
+        UsageError: there is no such home folder, or an address was given.
     """
     from slimbind.collection import default_location
 
     try:
-        return default_location() if given is None else given.expanduser()
+        place = default_location() if given is None else given.expanduser()
     except RuntimeError as error:  # a user without a home, as containers have
         raise UsageError(f"the index has no place: {error}", hint="name a folder with --index") from error
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]", str(place)):  # a path has made one / of two; C:\ is a drive
+        raise UsageError(
+            f"{place} is an address, not a folder",
+            hint="`slimbind push` writes there, and `slimbind search` asks there",
+        )
+    return place
+
+
+def keep_codec(own: str, asked: str, dim: int | None) -> None:
+    """Say that a collection that is there keeps its codec, where another one was asked for.
+
+    Raises:
+        UsageError: there is no such codec.
+    """
+    from slimbind.cli import console
+    from slimbind.collection.codes import check
+
+    if (wanted := check(asked, dim)) not in (own, "auto"):
+        console.say(f"the codec stays {own}: `slimbind collection compact --codec {wanted}` changes it")
 
 
 def lasting(source: str) -> str:

@@ -82,6 +82,11 @@ class Readable:
         return self._header().model
 
     @property
+    def codec(self) -> str:
+        """What it is searched with: ``auto`` (by its size), ``f32`` (exact), or a codec."""
+        return self._header().codec
+
+    @property
     def encoders(self) -> dict[str, str]:
         """Encoder id by modality."""
         return dict(self._header().encoders)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,10 +34,17 @@ class Lance(Remote):
         super().__init__(f"lancedb://{place}", table)
         if find_spec("lancedb") is None:
             raise MissingExtraError("lancedb", extra="lancedb")
+        os.environ.setdefault("LANCE_LOG", "error")  # it warns of every table that it makes
+        self._place = place
+        self._database: Any = None
+        if "://" in place or Path(place).expanduser().exists():  # to connect would make the folder, to read as well
+            self._connect()
+
+    def _connect(self) -> None:
         import lancedb
 
         with self._explained():
-            self._database: Any = lancedb.connect(place)
+            self._database = lancedb.connect(self._place)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -46,6 +55,8 @@ class Lance(Remote):
 
     def _found(self) -> Any:  # noqa: ANN401
         """The table, or None."""
+        if self._database is None:
+            return None
         with self._explained():
             try:
                 return self._database.open_table(self.table)
@@ -98,6 +109,8 @@ class Lance(Remote):
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, about.dim))
                 yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
+        if self._database is None:
+            self._connect()
         with self._explained():
             reader = pa.RecordBatchReader.from_batches(schema, told())
             self._database.create_table(self.table, reader, mode="overwrite")

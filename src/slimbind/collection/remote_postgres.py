@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from slimbind.collection.entry import Entry, Hit
 from slimbind.collection.filters import Compare, Exists, Field, In, Like, Many, Node, Not, Value
 from slimbind.collection.remote import About, Batch, Remote, plain
-from slimbind.errors import CollectionError, MissingExtraError
+from slimbind.errors import CollectionError, MissingExtraError, UsageError
 
 _INDEX_FROM = 10_000  # items; fewer are compared one by one
 _INDEX_DIM = 2000  # the most that pgvector's index takes
@@ -28,10 +28,15 @@ class Postgres(Remote):
     Raises:
         CollectionError: nobody answers there.
         MissingExtraError: psycopg is not installed.
+        UsageError: the address is none.
     """
 
     def __init__(self, url: str, table: str) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError as error:
+            hint = "for example postgresql://user@host/database"
+            raise UsageError(f"the address of the database cannot be read: {error}", hint=hint) from None
         # Without the password, which an address may hold.
         super().__init__(f"postgresql://{parts.hostname or ''}{parts.path}", table)
         if find_spec("psycopg") is None:
