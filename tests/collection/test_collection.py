@@ -108,6 +108,33 @@ def test_half_precision_takes_half_the_place(tmp_path):
         np.testing.assert_allclose(shelf.vectors(["c"])[0], units(1, 4)[2], atol=1e-3)
 
 
+def test_half_precision_scores_are_cosines_too(tmp_path):
+    rows = units(1, 300, 64)
+    with Collection.create(tmp_path / "s", dtype="f16") as shelf:
+        shelf.add(rows, ids=[str(n) for n in range(300)])
+        kept = shelf.vectors([str(n) for n in range(300)])
+        np.testing.assert_allclose(np.linalg.norm(kept, axis=1), 1, atol=1e-6)
+        for n in range(300):
+            hit = shelf.search(kept[n], 1)[0]
+            assert (hit.id, hit.score) == (str(n), pytest.approx(1, abs=1e-6))
+
+
+def test_a_score_does_not_depend_on_what_else_is_asked_or_there(tmp_path):
+    rows = units(1, 997, 512)
+    rows[::7] = rows[0]
+    queries = units(2, 50, 512)
+    queries[0] = rows[0]
+    with Collection.create(tmp_path / "s") as shelf:
+        shelf.add(rows, ids=[str(n) for n in range(997)], metadata=[{"n": n} for n in range(997)])
+        together = shelf.search_batch(queries, 20)
+        assert together == [shelf.search(query, 20) for query in queries]
+        assert names(together[0]) == [str(7 * n) for n in range(20)]  # the same vector: those that came first
+        scores = {hit.id: hit.score for hit in shelf.search(queries[1], 997)}
+        some = shelf.search(queries[1], 997, where="n < 331")
+        assert len(some) == 331 and all(scores[hit.id] == hit.score for hit in some)
+        assert len({scores[str(7 * n)] for n in range(100)}) == 1
+
+
 def test_adding_what_is_there_is_refused_as_a_whole_and_upsert_replaces_it(shelf):
     fill(shelf, 3)
     with pytest.raises(CollectionError, match="'i1' is in the collection .* already; nothing was added .*upsert"):

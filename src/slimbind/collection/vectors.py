@@ -62,7 +62,7 @@ def pack(rows: NDArray[np.float32], dtype: str) -> list[bytes]:
 
 
 def unpack(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float32]:
-    """Rows ``[n, dim]`` float32 out of what is kept.
+    """Rows ``[n, dim]`` float32 out of what is kept; those of half precision are brought to length 1 again.
 
     Raises:
         CollectionError: a blob has another length.
@@ -70,7 +70,12 @@ def unpack(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float32]:
     size = TYPES[dtype].itemsize * dim
     if any(len(blob) != size for blob in blobs):
         raise CollectionError(f"a stored vector does not have {size} bytes", hint="see `slimbind collection verify`")
-    return np.frombuffer(b"".join(blobs), TYPES[dtype]).reshape(-1, dim).astype(np.float32)
+    rows = np.frombuffer(b"".join(blobs), TYPES[dtype]).reshape(-1, dim).astype(np.float32)
+    if dtype == "f16":
+        # Rounding made them a little shorter or longer, and a score is the cosine wherever it is computed.
+        with np.errstate(invalid="ignore", divide="ignore"):  # damaged ones, which verify tells
+            rows /= np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
+    return rows
 
 
 def metadata_text(entry_id: str, metadata: Mapping[str, Any]) -> str:
