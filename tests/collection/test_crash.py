@@ -275,6 +275,11 @@ import os, sys, numpy as np
 from slimbind.collection import Collection
 shelf = Collection.open(sys.argv[1])
 shelf.search(np.ones(8))
+quiet = os.fork()
+if not quiet:
+    shelf.close()  # of connections that are the parent's
+    os._exit(len(shelf._db._inherited) != 1)
+assert os.waitpid(quiet, 0)[1] == 0
 child = os.fork()
 rows = np.random.default_rng(child > 0).standard_normal((50, 20, 8))
 for n, some in enumerate(rows):

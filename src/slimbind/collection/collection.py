@@ -154,6 +154,7 @@ class Collection(Readable):
         with self._db.writing() as connection:
             known = header.read(connection, self.folder)
             items.remove(connection, gone)
+            known = header.forget_removed(connection, self.folder, known)
             if not entries:
                 return 0
             modalities = {entry.modality for entry in entries}
@@ -185,7 +186,9 @@ class Collection(Readable):
         if not gone:
             return 0
         with self._db.writing() as connection:
-            return items.remove(connection, gone)
+            count = items.remove(connection, gone)
+            header.forget_removed(connection, self.folder, header.read(connection, self.folder))
+            return count
 
     def build(self) -> None:
         """Bring the code file up to date now, so that no search has to; worth it after much was added.

@@ -46,6 +46,23 @@ def text(value: bytes) -> str:
     return value.decode("utf-8", "surrogateescape")
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a collection's file, whole or damaged.
+
+    One without any table is none: it was being made when its process was killed or the disk was full, and can be made.
+    """
+    try:
+        if path.stat().st_size > _PAGE:
+            return True
+    except FileNotFoundError:
+        return False
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.Error:
+        return True
+
+
 class Database:
     """Connections to one file: any number that read, one that writes. Safe to use from several threads.
 
@@ -205,6 +222,8 @@ class Database:
         """Close what is idle now, and the rest as it comes back."""
         with self._pool:
             self._closed = True
+            if self._process != os.getpid():  # of the process that forked this one, see _take
+                self._inherited, self._idle = self._idle, []
             for connection in self._idle:
                 connection.close()
             self._idle.clear()

@@ -42,6 +42,7 @@ class Header:
     format_version: int = database.FORMAT_VERSION
 
 
+_REMOVED = 50_000  # removed items that are remembered, so that who has read all the rest need not read it again
 _COLUMNS = "dim, dtype, model, encoders, codec, next_key, revision, epoch, codes, created_by, format_version"
 
 
@@ -97,6 +98,15 @@ def drop_codes(connection: sqlite3.Connection, known: Header) -> None:
     """Forget the code file and what was removed since; whoever has read either begins anew."""
     connection.execute("DELETE FROM removed")
     change(connection, codes=None, epoch=known.epoch + 1)
+
+
+def forget_removed(connection: sqlite3.Connection, folder: Path, known: Header) -> Header:
+    """Let what was removed not pile up where there is no code file, whose making would clear it; gives the header."""
+    (span,) = connection.execute("SELECT coalesce(max(seq) - min(seq), 0) FROM removed").fetchone()
+    if known.codes is not None or span < _REMOVED:
+        return known
+    drop_codes(connection, known)
+    return read(connection, folder)
 
 
 def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str], modalities: set[str]) -> bool:

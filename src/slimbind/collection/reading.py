@@ -41,7 +41,7 @@ class Readable:
     @staticmethod
     def exists(folder: str | os.PathLike[str]) -> bool:
         """Whether there is a collection, whole or damaged."""
-        return (Path(folder) / database.FILE).exists()
+        return database.is_there(Path(folder) / database.FILE)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str], *, timeout: float = TIMEOUT) -> Self:
