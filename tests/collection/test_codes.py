@@ -92,6 +92,18 @@ def test_very_many_items_lie_in_cells(tmp_path, monkeypatch):
             assert again.verify(samples=50).recall > 0.5
 
 
+def test_cells_do_not_hide_what_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("slimbind.codecs.index.LISTS_FROM", 1000)
+    with Collection.create(tmp_path / "s") as shelf:
+        add(shelf, 0, 1500)
+        shelf.build()
+        assert shelf.stats().method.endswith("ivf")
+        for k in (1000, 1500):
+            assert len(shelf.search(rows(0, 1), k)) == k
+        shelf.delete(["1", "2"])
+        assert len(shelf.search(rows(0, 1), 2000)) == 1498
+
+
 def test_codes_are_read_and_not_made_again_by_the_next_process(shelf, monkeypatch):
     agrees_with_exact(shelf, range(200))
     monkeypatch.setattr(codes, "build", None)

@@ -76,7 +76,7 @@ class ListScan(Scan):
         self._index.add(self._assigned(vectors))
 
     def nearest(self, queries: Vectors, k: int, mask: Mask | None) -> Rows:
-        """Rows from the ``probes`` best lists; from all lists where the mask leaves little."""
+        """Rows from the ``probes`` best lists; from all lists where the mask leaves little, or much is asked for."""
         import faiss
 
         params = faiss.SearchParametersIVF()
@@ -84,8 +84,9 @@ class ListScan(Scan):
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")
             params.sel = faiss.IDSelectorBitmap(len(mask), faiss.swig_ptr(bits))
-            if mask.sum() * self.probes < 16 * k * len(self.centres):
-                probes = len(self.centres)
+        there = len(self) if mask is None else int(mask.sum())
+        if there * self.probes < 16 * k * len(self.centres):
+            probes = len(self.centres)
         params.nprobe = probes
         asked = np.ascontiguousarray(self._assigned(self.codec.asked(queries)))
         # One query at a time, as everything that decides about results: a batch finds what each query alone finds.
