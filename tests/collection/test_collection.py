@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,15 @@ def test_what_was_removed_does_not_pile_up(shelf, monkeypatch):
             with shelf._db.reading() as connection:
                 assert connection.execute("SELECT count(*) FROM removed").fetchone()[0] <= 50
         assert other.verify().ok
+
+
+def test_adding_very_many_does_not_copy_them(tmp_path):
+    rows = units(1, 4000, 512)
+    names_of_all = [str(n) for n in range(4000)]
+    with Collection.create(tmp_path / "s", dtype="f16") as shelf:
+        tracemalloc.start()
+        shelf.add(rows, ids=names_of_all)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        np.testing.assert_allclose(shelf.vectors(["3999"])[0], rows[3999], atol=1e-3)
+    assert peak < rows.nbytes / 2

@@ -55,11 +55,12 @@ class Prepared:
             CollectionError: an id is there already, and is not to be replaced.
         """
         replaced = remove(connection, self.ids) if replace else 0
-        blobs = vectors.pack(rows, known.dtype)
-        keys = range(known.next_key, known.next_key + len(blobs))
+        keys = range(known.next_key, known.next_key + len(rows))
         told = (
             (key, *row, vectors.checksum(entry, row[-1], blob))
-            for key, row, entry, blob in zip(keys, self.rows, self.entries, blobs, strict=True)
+            for key, row, entry, blob in zip(
+                keys, self.rows, self.entries, vectors.pack(rows, known.dtype), strict=True
+            )
         )
         as_text = "CAST(? AS TEXT)"
         try:
@@ -72,8 +73,9 @@ class Prepared:
                 f"{clash[1]!r} is in the collection {folder} already; nothing was added",
                 hint="use upsert to replace it",
             ) from None
+        blobs = vectors.pack(rows, known.dtype)
         connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(keys, blobs, strict=True))
-        header.change(connection, next_key=known.next_key + len(blobs))
+        header.change(connection, next_key=keys.stop)
         return replaced
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,9 @@ def unit_rows(vectors: ArrayLike, names: Sequence[str] | None = None) -> NDArray
     return rows
 
 
-def pack(rows: NDArray[np.float32], dtype: str) -> list[bytes]:
-    """Each row as it is kept."""
-    stored = np.ascontiguousarray(rows, TYPES[dtype])
-    return [row.tobytes() for row in stored]
+def pack(rows: NDArray[np.float32], dtype: str) -> Iterator[bytes]:
+    """Each row as it is kept, one after the other: many rows are not copied as a whole."""
+    return (row.astype(TYPES[dtype]).tobytes() for row in rows)
 
 
 def unpack(blobs: Sequence[bytes], dtype: str, dim: int) -> NDArray[np.float32]:
