@@ -152,11 +152,12 @@ def test_home_folders_are_resolved_where_the_shell_did_not(cli, indexed, tmp_pat
     assert not (tmp_path / "~").exists()
 
 
-@pytest.mark.parametrize("address", ["lancedb:///x/y", "postgresql://me@host/db"])
+@pytest.mark.parametrize("address", ["lancedb:///x/y", "postgresql://me:secret@host/db"])
 def test_an_address_is_no_folder(cli, toy_folder, address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     for args in (["index", toy_folder, "--index", address], ["collection", "stats", address]):
         result = cli(*args)
         assert (result.code, "is an address, not a folder" in result.err) == (2, True), result.err
+        assert "secret" not in result.err
     assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -104,9 +104,10 @@ def index_folder(given: Path | None) -> Path:
         place = default_location() if given is None else given.expanduser()
     except RuntimeError as error:  # a user without a home, as containers have
         raise UsageError(f"the index has no place: {error}", hint="name a folder with --index") from error
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:[/\\]", str(place)):  # a path has made one / of two; C:\ is a drive
+    # A path has made one / of two; C:\ is a drive. The rest of an address may hold a password.
+    if found := re.match(r"([A-Za-z][A-Za-z0-9+.-]+):[/\\]", str(place)):
         raise UsageError(
-            f"{place} is an address, not a folder",
+            f"{found[1]}://... is an address, not a folder",
             hint="`slimbind push` writes there, and `slimbind search` asks there",
         )
     return place
