@@ -11,7 +11,7 @@ from slimbind.bulk import Item, Reader, learn_prompts, prompts, update_index
 from slimbind.bulk import embedding as embedding_module
 from slimbind.bulk import indexing as module
 from slimbind.bulk.indexing import name_of
-from slimbind.collection import Collection
+from slimbind.collection import Collection, Entry
 
 from ..conftest import write_picture
 
@@ -119,6 +119,11 @@ def test_a_moved_file_takes_its_vector_along(toy, toy_folder, index):
     first, second = index.vectors([str(toy_folder / "green.jpg"), str(toy_folder / "deep" / "vert.jpg")])
     assert (first == second).all()
     assert index.search(toy.embed(["red"], "text")[0], 1)[0].id == str(toy_folder / "rouge.png")
+
+
+def test_a_like_that_another_process_took_out_meanwhile_is_no_obstacle(toy, toy_folder, index, monkeypatch):
+    monkeypatch.setattr(Collection, "with_hash", lambda *_: Entry("gone"))
+    assert counts(update(index, toy, toy_folder)) == (5, 0, 0, 0, 0)
 
 
 def test_one_file_has_another_id_for_each_modality():

@@ -18,6 +18,7 @@ from slimbind.bulk.embedding import embed_items
 from slimbind.bulk.items import Item, Row
 from slimbind.bulk.reader import Reader
 from slimbind.collection import Collection, Entry
+from slimbind.errors import CollectionError
 from slimbind.modalities import modality_of
 
 if TYPE_CHECKING:
@@ -190,7 +191,11 @@ class _Plan:
         like = self.collection.with_hash(content, item.modality)
         if like is None:
             return True
-        self.done(item, self.collection.vectors([like.id])[0])
+        try:
+            vector = self.collection.vectors([like.id])[0]
+        except CollectionError:  # another process took it out meanwhile
+            return True
+        self.done(item, vector)
         self.summary.copied += 1
         return False
 
