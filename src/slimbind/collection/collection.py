@@ -201,7 +201,9 @@ class Collection(Readable):
     def compact(self, *, codec: str | None = None) -> int:
         """Give back the space of what was removed, and bring the code file up to date; says how many bytes that freed.
 
-        Every step is whole or not done: a crash or a full disk leaves the collection as it was before that step.
+        Every step is whole or not done: a crash or a full disk leaves the collection as it was before that step. While
+        somebody reads an older state (an export, say), its space cannot be given back: this waits for as long as for a
+        writer, and the number may be below 0. The next time gives it back.
 
         Args:
             codec: search with this one from now on (default: as before).
