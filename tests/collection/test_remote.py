@@ -277,6 +277,23 @@ def test_to_look_for_a_table_makes_no_folder(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+PUSH = """
+import sys, numpy as np
+from slimbind.collection import Collection
+from slimbind.collection.remote import open_remote, push
+with Collection.create(sys.argv[1] + "/s") as shelf, open_remote("lancedb://" + sys.argv[1] + "/l") as there:
+    shelf.add(np.eye(8), ids=list("abcdefgh"))
+    print(push(shelf, there))
+"""
+
+
+@pytest.mark.skipif(find_spec("lancedb") is None, reason="lancedb is not installed")
+def test_a_first_push_is_nothing_to_warn_of(tmp_path):
+    line = [sys.executable, "-c", PUSH, str(tmp_path)]
+    told = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    assert (told.stdout, told.stderr) == ("8\n", "")
+
+
 def test_an_address_that_is_none_is_said():
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     with pytest.raises(UsageError, match="the address of the database cannot be read"):

@@ -34,7 +34,7 @@ class Lance(Remote):
         super().__init__(f"lancedb://{place}", table)
         if find_spec("lancedb") is None:
             raise MissingExtraError("lancedb", extra="lancedb")
-        os.environ.setdefault("LANCE_LOG", "error")  # it warns of every table that it makes
+        os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of every table that it makes
         self._place = place
         self._database: Any = None
         if "://" in place or Path(place).expanduser().exists():  # to connect would make the folder, to read as well
