@@ -129,8 +129,9 @@ def quantize() -> str:
     """What each scheme saves and keeps, tower by tower, on both sets of weights."""
     result = _read("quantize")
     rows = []
+    sets = [weights for weights in _WEIGHTS if any(name.endswith(f"/{weights}") for name in result["rows"])]
     for modality in _modalities(result):
-        three = [result["rows"].get(f"{modality}/{weights}", {}) for weights in _WEIGHTS]
+        three = [result["rows"].get(f"{modality}/{weights}", {}) for weights in sets]
         before = next(row["split"]["file_mib"] for row in three if row)
         for scheme in dict.fromkeys(scheme for row in three for scheme in row.get("schemes", {})):
             each = [row.get("schemes", {}).get(scheme, {}) for row in three]
@@ -144,7 +145,7 @@ def quantize() -> str:
                     *map(_cosines, each),
                 )
             )
-    head = ("tower", "scheme", "MiB", "speed", *_WEIGHTS.values())
+    head = ("tower", "scheme", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
     return _table(head, rows) + _depth(result) + _note(result)
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals work ot
 # The program, with a Ctrl-C that comes exactly when something was done for the third time.
 AT_THE_THIRD = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
 from {module} import {owner} as owner
 real, seen = owner.{function}, []
 def wrapped(*args):

@@ -265,6 +265,7 @@ def test_a_process_stopped_by_the_terminal_leaves_nothing(tiny_path, tmp_path):
     """Ctrl-C as a terminal sends it: the process ends, and its temporary folder is gone."""
     script = (
         "import os, signal, json, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored in the background of a shell
         "from pathlib import Path\n"
         "from slimbind.artifact import ModelInfo\n"
         "from slimbind.towers import split\n"
