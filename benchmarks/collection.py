@@ -92,7 +92,9 @@ def unchanged(count: int, folder: Path) -> dict[str, Any]:
     for n in range(count):
         place = pictures / f"{n // 100:03d}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (n % 256, n // 256 % 256, 7)).save(place / f"{n:05d}.png")
+        path = place / f"{n:05d}.png"
+        Image.new("RGB", (8, 8), (n % 256, n // 256 % 256, 7)).save(path)
+        os.utime(path, (n, n))  # files written a moment ago would be read again
     with slimbind.load("mini") as model:
         ids = {name: model.encoder(name).id for name in model.modalities}
         dim, modalities = model.dim, model.modalities
