@@ -52,8 +52,9 @@ def test_the_cosines_are_those_of_the_definition(n, dim, error, seed):
             assert one == pytest.approx(x @ y / np.linalg.norm(x) / np.linalg.norm(y), abs=1e-5)
     told = measure(reference, candidate, data="noise")
     assert told.samples == n
-    assert -1 <= told.cosine_min <= told.cosine_mean <= 1
-    assert -1 <= told.centred_min <= told.centred_mean <= 1
+    ulps = 1e-12  # the mean of equal numbers may come out a little below them
+    assert -1 <= told.cosine_min <= told.cosine_mean + ulps <= 1 + 2 * ulps
+    assert -1 <= told.centred_min <= told.centred_mean + ulps <= 1 + 2 * ulps
 
 
 def test_a_tower_that_always_says_the_middle_is_found_out():
