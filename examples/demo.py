@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 import slimbind
-from slimbind.collection import FlatIndex
 from slimbind.runtime.memory import resident_bytes
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -38,12 +37,12 @@ def run(*command: str) -> None:
 
 def ask(folder: Path, index: str) -> None:
     """Answer all queries in this process, and show what is open after each step."""
-    with slimbind.load("mini") as model, FlatIndex.open(index) as shelf:
+    with slimbind.load("mini") as model, slimbind.Collection.open(index) as shelf:
         state("model loaded", model)
         print(f"\n{'query':24} best three")
         for query in QUERIES:
-            hits = shelf.search(model.embed([query], "text")[0], k=3)
-            names = (f"{os.path.relpath(hit.entry.path, folder)} ({hit.score:.2f})" for hit in hits)
+            hits = shelf.search(model.embed([query], "text"), k=3)
+            names = (f"{os.path.relpath(hit.source, folder)} ({hit.score:.2f})" for hit in hits)
             print(f"{query:24} {',  '.join(names)}")
         print()
         state("after six questions in words", model)
