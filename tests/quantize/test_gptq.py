@@ -141,7 +141,11 @@ def test_a_whole_transformer_says_more_of_what_it_said(split_folder, modality):
     plan = plan_for(tower)
     inputs = list(samples(tower))
     told = []
-    better = compensated(tower, inputs, plan, progress=lambda done, total: told.append((done, total)))
+
+    def progress(stage, total):
+        return lambda done: told.append((done, total))
+
+    better = compensated(tower, inputs, plan, progress=progress)
     assert worst(tower, better, inputs) > worst(tower, plan, inputs)
     changed = [name for name, layer in better.layers.items() if layer is not plan.layers[name]]
     assert changed == [name for name, site in sites(tower).items() if site.kind == "linear"]
@@ -193,7 +197,7 @@ def test_loud_inputs_that_repeat_each_other_get_more_damping(make_tower):
     with pytest.raises(ValueError, match="depend on each other"):
         compensate(site.weight, moment, group=16)
     plan = Plan({"stem.proj": LayerPlan(grouped(site.weight, 16))})
-    work = gptq._Work(tower, plan, sites(tower), ["stem.proj"], 0.03, None)
+    work = gptq._Work(tower, plan, sites(tower), ["stem.proj"], 0.03, lambda done: None)
     stats = InputStats(300, rows.amin(0), rows.amax(0), rows.mean(0), rows.square().mean(0), moment)
     work.recode("stem.proj", stats)
     assert work.done["stem.proj"].weight.codes.abs().max() <= 7

@@ -20,7 +20,7 @@ from slimbind.media.spec import TextSpec
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.runtime.device import Device
 from slimbind.runtime.device import resolve as resolve_device
-from slimbind.runtime.encoder import BATCH, TEXT_BATCH
+from slimbind.runtime.encoder import batch_size_of
 from slimbind.runtime.engine import INPUT, Options, Session, engine
 from slimbind.runtime.memory import trim_heap
 from slimbind.runtime.threads import resolve_threads
@@ -217,7 +217,7 @@ def _tower(
     ours = reference.artifact.tower(modality)
     theirs = candidate.options.device.record(candidate.artifact.tower(modality))
     spec = ours.preprocess
-    size = TEXT_BATCH if isinstance(spec, TextSpec) else BATCH
+    size = batch_size_of(ours)
     with reference.session(modality) as first, candidate.session(modality) as second:
         left = inputs.embed(items, first, spec, size=size, on_done=on_done)
         right = inputs.embed(items, second, spec, size=size, on_done=on_done)

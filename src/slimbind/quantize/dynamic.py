@@ -43,9 +43,7 @@ def make(tower: Tower, calibration: Calibration, config: Int8Dynamic, progress: 
         del stats
     plan, kept = _plan(tower, progress)
     if config.compensate and plan.layers:
-        linear = sum(layer.activation == "dynamic" for layer in plan.layers.values())
-        told = progress("compensating", linear)
-        plan = gptq.compensated(tower, calibration.batches(), plan, progress=lambda count, _: told(count))
+        plan = gptq.compensated(tower, calibration.batches(), plan, progress=progress)
     if config.correct:
         told = progress("correcting biases", len(calibration))
         tower = bias.correct(tower, plan, calibration.batches(), progress=told)

@@ -19,6 +19,7 @@ from slimbind.errors import UsageError
 from slimbind.quantize.activations import InputStats, observe, watching
 from slimbind.quantize.emulate import twin
 from slimbind.quantize.plan import LARGEST, LayerPlan, Plan, WeightCodes
+from slimbind.quantize.report import Progress, silent
 from slimbind.quantize.rounding import grouped
 from slimbind.quantize.sites import Site, replace, sites
 from slimbind.towers.layers import Tower, TransformerTower, end_of_text, pick
@@ -116,7 +117,7 @@ def compensated(
     plan: Plan,
     *,
     damping: float = 0.03,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> Plan:
     """``plan`` with the weights of its linear layers rounded once more, with compensation.
 
@@ -129,7 +130,7 @@ def compensated(
         batches: inputs to calibrate with; a few thousand tokens at least.
         plan: its linear layers' bits, groups and activations are kept.
         damping: see ``compensate``; raised tenfold for a layer whose inputs need more.
-        progress: is told how many of how many layers are done.
+        progress: is told of one stage, and how many layers of it are done.
 
     Raises:
         UsageError: there are no batches.
@@ -137,7 +138,7 @@ def compensated(
     """
     found = sites(tower)
     wanted = [name for name, layer in plan.layers.items() if layer.weight is not None and found[name].kind == "linear"]
-    work = _Work(tower, plan, found, wanted, damping, progress)
+    work = _Work(tower, plan, found, wanted, damping, progress("compensating", len(wanted)))
     with torch.no_grad():
         if isinstance(tower, TransformerTower):
             _through_blocks(work, tower, list(batches))
@@ -158,13 +159,13 @@ class _Work:
         found: Mapping[str, Site],
         wanted: Sequence[str],
         damping: float,
-        progress: Callable[[int, int], None] | None,
+        told: Callable[[int], None],
     ) -> None:
         self.plan = plan
         self.found = found
         self.wanted = wanted
         self.damping = damping
-        self.progress = progress
+        self.told = told
         self.done: dict[str, LayerPlan] = {}
         others = [name for name, layer in plan.layers.items() if layer.weight is not None and name not in wanted]
         self.twin = replace(tower, {name: twin(found[name], plan.layers[name]) for name in others})
@@ -178,8 +179,7 @@ class _Work:
         new = self._compensated(site.weight, stats.moment, old.bits, group)
         self.done[name] = LayerPlan(new, layer.activation, layer.stored)
         self.twin = replace(self.twin, {name: twin(site, self.done[name], self.plan.group_size)})
-        if self.progress is not None:
-            self.progress(len(self.done), len(self.wanted))
+        self.told(len(self.done))
 
     def _compensated(self, weight: Tensor, moment: Tensor, bits: Literal[8, 4], group: int) -> WeightCodes:
         """With more damping where loud inputs that depend on each other leave no digits for the rest."""

@@ -64,8 +64,7 @@ def make(tower: Tower, calibration: Calibration, config: Mixed, progress: Progre
         choice = mix.search(config, progress)
     plan = mix.plan(choice)
     if any(scheme == "int4-weight" for scheme, _ in choice.values()):
-        done = progress("compensating", len(choice))
-        plan = gptq.compensated(tower, calibration.batches(), plan, progress=lambda count, total: done(count))
+        plan = gptq.compensated(tower, calibration.batches(), plan, progress=progress)
     judged = agreement(reference, embed(emulate(tower, plan), data.judge()))
     if recipe is None:
         recipe = written(choice, "bf16")

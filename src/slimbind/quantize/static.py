@@ -80,9 +80,7 @@ def make(tower: Tower, calibration: Calibration, config: Int8Static, progress: P
     plan = made.plan()
     tower = made.corrected(plan)
     if config.compensate:
-        linear = [name for name in plan.layers if made.sites[name].kind == "linear" and plan.layers[name].weight]
-        told = progress("compensating", len(linear))
-        plan = gptq.compensated(tower, data.learn(), plan, progress=lambda count, _: told(count))
+        plan = gptq.compensated(tower, data.learn(), plan, progress=progress)
     report = Report(
         layers=len(plan.layers) - len(made.kept),
         kept=made.reasons(),

@@ -88,7 +88,5 @@ def int4(tower: Tower, calibration: Calibration, config: Int4Weight, progress: P
     plan = Plan(layers, rest="bf16", precision=precision_of(tower))
     smoothing = dict.fromkeys(links(tower), config.smoothing) if config.smoothing else {}
     if config.method == "gptq":
-        linear = sum(site.kind == "linear" for site in found.values())
-        told = progress("compensating", linear)
-        plan = gptq.compensated(tower, calibration.batches(), plan, progress=lambda count, total: told(count))
+        plan = gptq.compensated(tower, calibration.batches(), plan, progress=progress)
     return tower, plan, Report(layers=len(layers), kept=kept, smoothing=smoothing)
