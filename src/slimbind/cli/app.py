@@ -33,6 +33,7 @@ COMMANDS: dict[str, str] = {
     "export": "export",
     "quantize": "quantize",
     "fidelity": "fidelity",
+    "eval": "evaluate",
 }
 
 
