@@ -66,8 +66,8 @@ class Stats:
         return torch.maximum(self.low.abs(), self.high.abs())
 
 
-def make_towers():
-    """Small towers of every architecture that has links, with norms that do something and a few loud channels."""
+def tiny_imagebind():
+    """Every tower of the tiny ImageBind by modality, with its golden weights; what follows in torch is seeded."""
     weights = torch.load(GOLDEN / "imagebind_tiny.pth", weights_only=True)
     config = json.loads((GOLDEN / "imagebind_tiny_config.json").read_text())
     checkpoint = registry.detect({key: tuple(value.shape) for key, value in weights.items()}, config)
@@ -76,6 +76,12 @@ def make_towers():
     for modality in IMAGEBIND:
         tower = registry.build("imagebind", modality, checkpoint.configs[modality])
         made[modality] = registry.load(tower, dict(registry.convert(checkpoint, modality, weights.__getitem__)))
+    return made
+
+
+def make_towers():
+    """Small towers of every architecture that has links, with norms that do something and a few loud channels."""
+    made = tiny_imagebind()
     for name, (family, modality, config) in MADE.items():
         made[name] = registry.build(family, modality, config, device="cpu")
     for tower in made.values():

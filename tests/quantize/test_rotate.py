@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,22 +14,15 @@ from slimbind.quantize.smooth import smooth
 from slimbind.towers import registry
 from slimbind.towers.simplify import simplify
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-IMAGEBIND = ["vision", "text", "audio", "depth", "thermal", "imu"]
+from .loud import IMAGEBIND, tiny_imagebind
+
 CLIP = {"width": 32, "depth": 2, "hidden": 64, "dim": 16, "eps": 1e-5, "bias_kv": False, "activation": "quick_gelu"}
 CLIP_VISION = {"heads": 2, "tokens": 10, "kernel": 16, "size": 48}
 
 
 @pytest.fixture(scope="module")
 def towers():
-    weights = torch.load(GOLDEN / "imagebind_tiny.pth", weights_only=True)
-    config = json.loads((GOLDEN / "imagebind_tiny_config.json").read_text())
-    checkpoint = registry.detect({key: tuple(value.shape) for key, value in weights.items()}, config)
-    torch.manual_seed(0)
-    made = {}
-    for modality in IMAGEBIND:
-        tower = registry.build("imagebind", modality, checkpoint.configs[modality])
-        made[modality] = registry.load(tower, dict(registry.convert(checkpoint, modality, weights.__getitem__)))
+    made = tiny_imagebind()
     made["clip"] = registry.build("clip", "vision", CLIP | CLIP_VISION | {"norm_pre": True}, device="cpu")
     made["clip without a first norm"] = registry.build(
         "clip", "vision", CLIP | CLIP_VISION | {"norm_pre": False}, device="cpu"

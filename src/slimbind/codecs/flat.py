@@ -27,9 +27,10 @@ class Scan(ABC):
     """Codes by row number, and the search over them. Rows are counted from 0 in the order they were added."""
 
     codec: Codec
+    _index: Any  # faiss's, which holds the codes
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
 
     @abstractmethod
     def add(self, vectors: Vectors) -> None:
@@ -93,6 +94,17 @@ class Scan(ABC):
         return kept
 
 
+class FlatScan(Scan):
+    """A scan whose codes lie one after the other in the order of rows, as the codec writes them or in blocks."""
+
+    def add(self, vectors: Vectors) -> None:
+        """Encode and append."""
+        self._append(self.codec.encode(vectors))
+
+    @abstractmethod
+    def _append(self, codes: Codes) -> None: ...
+
+
 def open_scan(codec: Codec) -> Scan:
     """The flat scan that suits a trained codec."""
     return RowScan(codec) if fastscan.codebooks(codec) is None else BlockScan(codec)
@@ -114,19 +126,12 @@ def _view(vector: Any) -> Codes:  # noqa: ANN401
     return view
 
 
-class RowScan(Scan):
+class RowScan(FlatScan):
     """One code after the other, as they are encoded: f32, f16, sq8, pq, rabitq."""
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
         self._index = _row_index(codec)
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    def add(self, vectors: Vectors) -> None:
-        """Encode and append."""
-        self._append(self.codec.encode(vectors))
 
     def _append(self, codes: Codes) -> None:
         start = len(self)
@@ -211,7 +216,7 @@ def _row_index(codec: Codec) -> Any:  # noqa: ANN401
     return index
 
 
-class BlockScan(Scan):
+class BlockScan(FlatScan):
     """FastScan's blocks of 32: sq4, pqMx4fs, binary. Its scores are rounded to 8 bits: only its rows are used."""
 
     def __init__(self, codec: Codec) -> None:
@@ -222,17 +227,10 @@ class BlockScan(Scan):
         assert books is not None
         self._parts, _, width = books.shape
         # A last part of nothing where their number is odd: faiss would divide the dimensions by it.
-        self._index: Any = faiss.IndexPQFastScan(self._parts * width, self._parts, 4, faiss.METRIC_INNER_PRODUCT, 32)
+        self._index = faiss.IndexPQFastScan(self._parts * width, self._parts, 4, faiss.METRIC_INNER_PRODUCT, 32)
         faiss.copy_array_to_vector(np.ascontiguousarray(books).ravel(), self._index.pq.centroids)
         self._index.is_trained = True
         self._stride = 16 * (-(-self._parts // 2) * 2)
-
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
-    def add(self, vectors: Vectors) -> None:
-        """Encode and append."""
-        self._append(self.codec.encode(vectors))
 
     def _append(self, codes: Codes) -> None:
         start = len(self)

@@ -61,9 +61,6 @@ class ListScan(Scan):
         found: Vectors = faiss.vector_to_array(cluster.centroids).reshape(count, -1)
         return found
 
-    def __len__(self) -> int:
-        return int(self._index.ntotal)
-
     def _assigned(self, vectors: Vectors) -> Vectors:
         """Vectors in the space of the codebooks: turned by opq, filled up with zeros for binary."""
         if isinstance(self.codec, ProductCodec):

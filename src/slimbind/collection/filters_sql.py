@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,10 @@ from numpy.typing import NDArray
 from slimbind.collection.filters import COLUMNS, Compare, Exists, Field, In, Like, Many, Node, Not, Value
 
 Parameters = list[str | int | float]
+Leaf = Compare | In | Like | Exists
+OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+_T = TypeVar("_T")
 
 
 def keys_of(connection: sqlite3.Connection, node: Node) -> NDArray[np.int64]:
@@ -20,15 +26,29 @@ def keys_of(connection: sqlite3.Connection, node: Node) -> NDArray[np.int64]:
     return np.fromiter((row[0] for row in rows), np.int64)
 
 
-def compiled(node: Node) -> tuple[str, Parameters]:
-    """The condition on the table ``items``, with its parameters; it is 1 or 0 for every row, never NULL."""
+def combined(node: Node, leaf: Callable[[Leaf], tuple[str, list[_T]]]) -> tuple[str, list[_T]]:
+    """The SQL of a whole filter with its parameters, in order; ``leaf`` gives those of one condition."""
     if isinstance(node, Not):
-        sql, parameters = compiled(node.node)
+        sql, parameters = combined(node.node, leaf)
         return f"NOT ({sql})", parameters
     if isinstance(node, Many):
-        parts = [compiled(part) for part in node.nodes]
-        joined = f" {node.op.upper()} ".join(f"({sql})" for sql, _ in parts)
-        return joined, [value for _, values in parts for value in values]
+        return any_or_all(node.op, [combined(part, leaf) for part in node.nodes])
+    return leaf(node)
+
+
+def any_or_all(op: str, parts: list[tuple[str, list[_T]]]) -> tuple[str, list[_T]]:
+    """Conditions joined by ``and`` or ``or``."""
+    assert op in ("and", "or")
+    joined = f" {op.upper()} ".join(f"({sql})" for sql, _ in parts)
+    return joined, [value for _, values in parts for value in values]
+
+
+def compiled(node: Node) -> tuple[str, Parameters]:
+    """The condition on the table ``items``, with its parameters; it is 1 or 0 for every row, never NULL."""
+    return combined(node, _condition)
+
+
+def _condition(node: Leaf) -> tuple[str, Parameters]:
     if isinstance(node, Exists):
         return _exists(node)
     if isinstance(node, Like):
@@ -53,10 +73,7 @@ def _compare(node: Compare) -> tuple[str, Parameters]:
             return "0", []
         wanted = node.value if node.op == "=" else not node.value
         return "coalesce(json_type(metadata, ?), '') = ?", [_path(node.field), "true" if wanted else "false"]
-    return _typed(node.field, _kind(node.value), f"{_OPERATORS[node.op]} ?", [node.value])
-
-
-_OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+    return _typed(node.field, _kind(node.value), f"{OPERATORS[node.op]} ?", [node.value])
 
 
 def _in(node: In) -> tuple[str, Parameters]:
@@ -67,7 +84,7 @@ def _in(node: In) -> tuple[str, Parameters]:
             told = json.dumps(values, ensure_ascii=False)
             parts.append(_typed(node.field, kind, "IN (SELECT value FROM json_each(?))", [told]))
     parts += [_compare(Compare(node.field, "=", value)) for value in {*node.values} if isinstance(value, bool)]
-    return " OR ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+    return any_or_all("or", parts)
 
 
 def _typed(field: Field, kind: str, test: str, parameters: Parameters) -> tuple[str, Parameters]:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbind.collection.entry import Entry, Hit
-from slimbind.collection.filters import Compare, Exists, Field, In, Like, Many, Node, Not, Value
+from slimbind.collection.filters import Compare, Exists, Field, In, Like, Node, Value
+from slimbind.collection.filters_sql import OPERATORS, Leaf, any_or_all, combined
 from slimbind.collection.remote import About, Batch, Remote, plain
 from slimbind.errors import CollectionError, MissingExtraError, UsageError
 
@@ -170,18 +171,14 @@ def _vector(row: NDArray[np.float32]) -> str:
 
 
 Parameters = list[object]
-_OPERATORS = {"=": "=", "!=": "<>", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
 def compiled(node: Node) -> tuple[str, Parameters]:
     """A filter as a condition with its parameters; true or false for every row, never null."""
-    if isinstance(node, Not):
-        sql, parameters = compiled(node.node)
-        return f"NOT ({sql})", parameters
-    if isinstance(node, Many):
-        parts = [compiled(part) for part in node.nodes]
-        joined = f" {node.op.upper()} ".join(f"({sql})" for sql, _ in parts)
-        return joined, [value for _, values in parts for value in values]
+    return combined(node, _condition)
+
+
+def _condition(node: Leaf) -> tuple[str, Parameters]:
     if isinstance(node, Exists):
         if node.field.column:
             return "true", []
@@ -193,13 +190,12 @@ def compiled(node: Node) -> tuple[str, Parameters]:
         test = 'lower({} COLLATE "C") LIKE lower(%s::text COLLATE "C") ESCAPE \'\''
         return _typed(node.field, "string", test, node.pattern)
     if isinstance(node, In):
-        parts = [_compare(Compare(node.field, "=", value)) for value in node.values]
-        return " OR ".join(f"({sql})" for sql, _ in parts), [value for _, values in parts for value in values]
+        return any_or_all("or", [_compare(Compare(node.field, "=", value)) for value in node.values])
     return _compare(node)
 
 
 def _compare(node: Compare) -> tuple[str, Parameters]:
-    op = _OPERATORS[node.op]
+    op = OPERATORS[node.op]
     if isinstance(node.value, bool):
         return _typed(node.field, "boolean", f"{{}}::boolean {op} %s::boolean", node.value)
     if isinstance(node.value, str):
