@@ -17,7 +17,8 @@ HEAD = """# Command line
 Generated from the program; `make docs` writes it again.
 
 Data goes to standard output, messages and progress to standard error. Exit codes: 0 all done, 1 failed, 2 wrong usage,
-3 refused because the result says something else than its reference, 4 done but some items failed, 130 stopped.
+3 refused because the result says something else than its reference, 4 done but some items failed or were held back,
+130 stopped.
 """
 
 

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from slimbind.bulk import Item, Reader, learn_prompts, prompts, update_index
+from slimbind.bulk import Item, Reader, learn_prompts, prompts, removal, update_index
 from slimbind.bulk import embedding as embedding_module
 from slimbind.bulk import indexing as module
 from slimbind.bulk.indexing import name_of
@@ -138,8 +138,8 @@ def test_several_folders_live_in_one_index_and_do_not_disturb_each_other(toy, to
     assert counts(update(index, toy, other)) == (1, 0, 0, 0, 0)
     assert counts(update(index, toy, toy_folder)) == (0, 0, 5, 0, 0)
     assert len(index) == 6
-    shutil.rmtree(other)
-    other.mkdir()
+    (other / "x.png").unlink()
+    (other / "notes.txt").write_text("still here")
     assert counts(update(index, toy, other)) == (0, 0, 0, 1, 0)
 
 
@@ -217,6 +217,105 @@ def test_a_link_to_nothing_leaves(toy, toy_folder, index):
     (toy_folder / "red.png").rename(toy_folder.parent / "elsewhere.png")
     assert counts(update(index, toy, toy_folder)) == (0, 0, 4, 1, 1)
     assert names(index) == sorted(set(ALL) - {"red.png"})
+
+
+def held(summary):
+    return [(os.path.basename(one.folder), one.count, one.why) for one in summary.held]
+
+
+def many(folder, count):
+    """Pictures of different content in a folder of their own."""
+    folder.mkdir(exist_ok=True)
+    for n in range(count):
+        write_picture(folder / f"{n}.png", (n, 200, 10))
+    return folder
+
+
+def test_a_drive_that_is_missing_loses_nothing(toy, toy_folder, index, tmp_path):
+    update(index, toy, toy_folder)
+    toy_folder.rename(tmp_path / "elsewhere")
+    toy_folder.mkdir()
+    (toy_folder / ".hidden").write_text("")
+    for _ in range(2):
+        summary = update(index, toy, toy_folder)
+        assert (counts(summary), held(summary)) == ((0, 0, 0, 0, 0), [(toy_folder.name, 5, "has no files")])
+        assert names(index) == ALL
+    (toy_folder / ".hidden").unlink()
+    toy_folder.rmdir()
+    (tmp_path / "elsewhere").rename(toy_folder)
+    toy.unload()
+    summary = update(index, toy, toy_folder)
+    assert (counts(summary), summary.held, toy.loaded) == ((0, 0, 5, 0, 0), [], {})
+
+
+def test_an_empty_folder_is_meant_where_one_says_so(toy, toy_folder, index):
+    update(index, toy, toy_folder)
+    shutil.rmtree(toy_folder)
+    toy_folder.mkdir()
+    summary = update(index, toy, toy_folder, remove_missing=True)
+    assert (counts(summary), summary.held, names(index)) == ((0, 0, 0, 5, 0), [], [])
+
+
+def test_a_drive_that_is_missing_in_a_folder_loses_nothing(toy, toy_folder, index):
+    drive = many(toy_folder / "drive", 10)
+    (drive / "few").mkdir()
+    (drive / "0.png").rename(drive / "few" / "0.png")
+    update(index, toy, toy_folder)
+    shutil.rmtree(drive)
+    drive.mkdir()
+    (toy_folder / "red.png").unlink()
+    summary = update(index, toy, toy_folder)
+    assert (summary.removed, held(summary)) == (1, [("drive", 10, "is empty")])
+    assert len(index) == 14
+    drive.rmdir()  # somebody removed the folder itself
+    assert (update(index, toy, toy_folder).removed, len(index)) == (10, 4)
+
+
+def test_a_folder_emptied_of_a_few_files_is_an_everyday_thing(toy, toy_folder, index):
+    drive = many(toy_folder / "album", 9)
+    update(index, toy, toy_folder)
+    shutil.rmtree(drive)
+    drive.mkdir()
+    summary = update(index, toy, toy_folder)
+    assert (summary.removed, summary.held) == (9, [])
+
+
+def test_the_loss_of_most_files_is_asked_about_and_renaming_them_is_not(toy, index, tmp_path, monkeypatch):
+    monkeypatch.setattr(removal, "_MANY", 6)
+    folder = many(tmp_path / "p", 12)
+    update(index, toy, folder)
+    for n in range(12):
+        (folder / f"{n}.png").rename(folder / f"new{n}.png")
+    summary = update(index, toy, folder)
+    assert (summary.copied, summary.removed, summary.held) == (12, 12, [])
+    for n in range(6):
+        (folder / f"new{n}.png").unlink()
+    assert update(index, toy, folder).removed == 6  # a half is not most
+    write_picture(tmp_path / "p" / "other.png", (1, 1, 1))
+    for n in range(6, 12):
+        (folder / f"new{n}.png").unlink()
+    summary = update(index, toy, folder)
+    assert (summary.added, summary.removed) == (1, 0)
+    assert held(summary) == [("p", 6, "has 1 files of 6 that it had")]
+    assert update(index, toy, folder, remove_missing=True).removed == 6
+
+
+def test_one_missing_drive_holds_nothing_back_elsewhere(toy, toy_folder, index, tmp_path):
+    drive = many(tmp_path / "drive", 3)
+    update(index, toy, toy_folder, drive)
+    shutil.rmtree(drive)
+    drive.mkdir()
+    (toy_folder / "red.png").unlink()
+    summary = update(index, toy, toy_folder, drive)
+    assert (summary.removed, held(summary)) == (1, [("drive", 3, "has no files")])
+
+
+def test_a_folder_with_files_of_another_kind_is_no_missing_drive(toy, toy_folder, index):
+    update(index, toy, toy_folder, modality="text")
+    assert names(index) == ["notes.txt"]
+    (toy_folder / "notes.txt").unlink()
+    summary = update(index, toy, toy_folder, modality="text")
+    assert (summary.removed, summary.held) == (1, [])
 
 
 def test_an_interruption_keeps_what_was_done_and_the_next_run_goes_on(toy, toy_folder, index, monkeypatch):

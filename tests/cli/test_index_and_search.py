@@ -131,6 +131,18 @@ def test_the_second_run_embeds_only_what_is_new(cli, indexed):
     assert "0 added, 6 changed" in cli("index", indexed, "--refresh").err
 
 
+def test_a_missing_drive_is_told_and_loses_nothing(cli, indexed):
+    indexed.rename(indexed.parent / "unplugged")
+    indexed.mkdir()
+    result = cli("index", indexed)
+    assert result.code == 4
+    assert f"5 items of {indexed}, which has no files" in result.err and "--remove-missing" in result.err
+    assert "0 removed" in result.err
+    assert names(cli("search", "red", "--json", "-k", "1")) == ["red.png"]
+    result = cli("index", indexed, "--remove-missing")
+    assert (result.code, "5 removed" in result.err) == (0, True)
+
+
 def test_texts_are_taken_when_asked_for(cli, indexed):
     assert "skipped 1: text, not asked for" in cli("index", indexed).err
     assert "1 added" in cli("index", indexed, "--modality", "text").err

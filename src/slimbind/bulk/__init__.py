@@ -7,6 +7,18 @@ from slimbind.bulk.indexing import Summary, update_index
 from slimbind.bulk.items import About, Item, Row
 from slimbind.bulk.prompts import learn_prompts
 from slimbind.bulk.reader import Reader
+from slimbind.bulk.removal import Held
 from slimbind.bulk.writer import open_writer
 
-__all__ = ["About", "Item", "Reader", "Row", "Summary", "embed_items", "learn_prompts", "open_writer", "update_index"]
+__all__ = [
+    "About",
+    "Held",
+    "Item",
+    "Reader",
+    "Row",
+    "Summary",
+    "embed_items",
+    "learn_prompts",
+    "open_writer",
+    "update_index",
+]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from slimbind.bulk.embedding import embed_items
 from slimbind.bulk.items import Item, Row
 from slimbind.bulk.reader import Reader
+from slimbind.bulk.removal import Held, gone
 from slimbind.collection import Collection, Entry
 from slimbind.errors import CollectionError
 from slimbind.modalities import modality_of
@@ -32,7 +33,11 @@ _UNSETTLED = -1  # kept in place of a time that another content may come to have
 
 @dataclass(slots=True)
 class Summary:
-    """What an update did: counts of files, and seconds. ``copied`` are those added whose content was known already."""
+    """What an update did: counts of files, and seconds.
+
+    ``copied`` are those added whose content was known already; ``held`` tells of items that stay although their files
+    are gone, because it looks as if a drive were missing.
+    """
 
     added: int = 0
     changed: int = 0
@@ -42,6 +47,7 @@ class Summary:
     copied: int = 0
     seconds: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
+    held: list[Held] = field(default_factory=list)
 
 
 class _Pending:
@@ -92,6 +98,7 @@ def update_index(
     *,
     batch_size: int | None = None,
     refresh: bool = False,
+    remove_missing: bool = False,
     checkpoint_seconds: float = 5.0,
     on_row: Callable[[Row], object] = lambda row: None,
     on_done: Callable[[], object] = lambda: None,
@@ -103,7 +110,8 @@ def update_index(
     embedded only where its content is new: a file that was moved or copied takes the vector of its like. A file that
     whose content cannot be embedded (any more) is not in the collection, and is tried again next time; one that only
     cannot be read now keeps what there is of it. Changes are written every few seconds and at the end; also when this
-    is interrupted, so that the next run goes on from there.
+    is interrupted, so that the next run goes on from there. Where it looks as if a drive were missing, items stay
+    though their files are gone (``removal.gone``).
 
     Args:
         collection: what to bring up to date.
@@ -112,6 +120,7 @@ def update_index(
         folders: absolute paths of folders; the same folder should always be spelled alike.
         batch_size: most files per forward pass (default: the encoder's).
         refresh: embed everything again.
+        remove_missing: let items leave even where a folder is empty now or has lost most of its files.
         checkpoint_seconds: how often to write.
         on_row: called with the result of each file that was embedded, good or bad.
         on_done: called as each file is done, those included that were left as they were.
@@ -146,7 +155,8 @@ def update_index(
             _apply(plan, row)
             on_row(row)
             pending.maybe_write()
-        for name in _gone(before, reader, folders, seen):
+        leaving, summary.held = gone(before, reader, folders, seen, all_of_them=remove_missing)
+        for name in leaving:
             pending.remove(name)
             summary.removed += 1
     finally:
@@ -259,22 +269,3 @@ def _is_gone(path: str) -> bool:
     except OSError:
         return False
     return False
-
-
-def _gone(before: Iterator[Entry], reader: Reader, folders: Sequence[str], seen: set[str]) -> Iterator[str]:
-    """Items below the folders that were looked for and not seen; places that could not be listed are left alone."""
-    looked_for = {reader.modality} if reader.modality else set(reader.wanted)
-    inside = tuple(_prefix(folder) for folder in folders)
-    unknown = tuple(_prefix(folder) for folder in reader.unreadable)
-    for entry in before:
-        if (
-            entry.modality in looked_for
-            and entry.id not in seen
-            and entry.source.startswith(inside)
-            and not entry.source.startswith(unknown)
-        ):
-            yield entry.id
-
-
-def _prefix(folder: str) -> str:
-    return os.path.join(folder, "")

@@ -1,7 +1,7 @@
 """The ``slimbind`` program: its commands, and how errors become messages and exit codes.
 
 Exit codes: 0 all done; 1 failed; 2 wrong usage; 3 refused because the result says something else than its reference;
-4 done, but some items failed; 130 stopped by Ctrl-C or SIGTERM.
+4 done, but some items failed or were held back; 130 stopped by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations

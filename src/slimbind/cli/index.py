@@ -33,13 +33,17 @@ def index(
     device: options.Device = "cpu",
     codec: options.Codec = "auto",
     refresh: Annotated[bool, typer.Option("--refresh", help="Embed unchanged files again.")] = False,
+    remove_missing: Annotated[
+        bool,
+        typer.Option("--remove-missing", help="Let files leave even where a folder is empty now, or lost most."),
+    ] = False,
     progress: options.Progress = None,
 ) -> None:
     """Make the pictures and sounds in folders searchable.
 
-    Only what is new or changed since the last time is embedded; what is gone leaves the index. Several folders can
-    live in one index. After Ctrl-C the next run goes on where this one stopped. Texts are taken in only when asked
-    for with --modality text.
+    Only what is new or changed since the last time is embedded; what is gone leaves the index. Where it looks as if a
+    drive were missing, it stays, and the exit code is 4. Several folders can live in one index. After Ctrl-C the next
+    run goes on where this one stopped. Texts are taken in only when asked for with --modality text.
 
     slimbind index ~/Pictures
     """
@@ -79,6 +83,7 @@ def index(
                 roots,
                 batch_size=batch_size,
                 refresh=refresh,
+                remove_missing=remove_missing,
                 on_done=advance,
                 on_row=report,
             )
@@ -95,7 +100,11 @@ def index(
         f"{summary.removed} removed, {summary.failed} failed in {summary.seconds:.1f} s"
         + (f"; {summary.copied} had the content of another" if summary.copied else "")
     )
-    if summary.failed:
+    for held in summary.held:
+        console.say(f"kept, though their files are gone: {held.count} items of {held.folder}, which {held.why}")
+    if summary.held:
+        console.say("is a drive missing? If not, `slimbind index --remove-missing` lets them leave")
+    if summary.failed or summary.held:
         raise typer.Exit(4)
 
 
