@@ -26,11 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "towers": STORE | {"towers"},
     "export": BUILD,
     "quantize": BUILD | {"evaluate"},  # evaluate only in the job, which ends with the report of what was lost
-    "evaluate": STORE | {"runtime", "evaluate"},
+    "datasets": BASE | {"media", "datasets"},
+    "evaluate": STORE | {"runtime", "datasets", "evaluate"},
     "codecs": BASE | {"codecs"},
     "collection": BASE | {"codecs", "collection"},
     "bulk": STORE | {"runtime", "collection", "codecs", "bulk"},
-    "cli": BUILD | {"collection", "codecs", "bulk", "evaluate", "cli"},
+    "cli": BUILD | {"collection", "codecs", "bulk", "datasets", "evaluate", "cli"},
     "__main__": BASE | {"cli"},
     "models": set(),
     "__init__": BUILD | {"collection"},  # lazily, or for type checkers only

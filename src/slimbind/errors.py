@@ -6,6 +6,7 @@
     ├── MediaError              one item could not be decoded or preprocessed
     │   └── LimitError          the item is larger than the limits of this call
     ├── ItemsError              some items of a batch failed; carries what succeeded
+    ├── DatasetError            a data set is of no known kind, damaged, or not what it says it is
     ├── ArtifactError           a folder is no artifact, or lacks what was asked for
     │   ├── ArtifactCorruptError    a file is missing, cut or changed (checksum)
     │   └── ArtifactVersionError    written by a newer slimbind
@@ -101,6 +102,10 @@ class ItemsError(SlimbindError):
         self.errors = dict(errors)
         self.vectors = vectors
         self.indices = list(indices)
+
+
+class DatasetError(SlimbindError):
+    """A data set is of no known kind, damaged, or not what it says it is."""
 
 
 class ArtifactError(SlimbindError):
