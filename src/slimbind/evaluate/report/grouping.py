@@ -1,0 +1,79 @@
+"""Which records stand side by side: those of one evaluation, a column for each model, in the order they came in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slimbind.evaluate.record import Estimate, Record
+
+_SAY = ("codec", "scheme", "engine", "modality", "modalities")  # what tells columns of one model apart, first of all
+
+
+@dataclass(frozen=True)
+class Column:
+    """A record under the heading that its table has for it."""
+
+    label: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records of one evaluation.
+
+    Args:
+        task: theirs.
+        title: theirs.
+        columns: one for each record; no two labels are the same.
+    """
+
+    task: str
+    title: str
+    columns: tuple[Column, ...]
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of all measures, in the order of the first record that has them."""
+        return tuple(dict.fromkeys(name for column in self.columns for name in column.record.measures))
+
+    def estimate(self, measure: str, label: str) -> Estimate | None:
+        """The number in a column, if there is one."""
+        found = (column.record.measures.get(measure) for column in self.columns if column.label == label)
+        return next(found, None)
+
+
+def groups(records: Sequence[Record]) -> list[Group]:
+    """Gather records of the same task and title, the tasks in the order in which they first come."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for task in dict.fromkeys(record.task for record in records):
+        for record in records:
+            if record.task == task:
+                found.setdefault((task, record.title), []).append(record)
+    return [Group(task, title, tuple(map(Column, labels(of), of))) for (task, title), of in found.items()]
+
+
+def labels(records: Sequence[Record]) -> list[str]:
+    """A heading for each: the model, and where one comes twice, the settings in which the records differ."""
+    names = [record.model for record in records]
+    keys = sorted({key for record in records for key in record.settings}, key=lambda key: (key not in _SAY, key))
+    differing = [key for key in keys if len({json.dumps(record.settings.get(key)) for record in records}) > 1]
+    found = [
+        record.model
+        if names.count(record.model) == 1
+        else ", ".join(
+            [record.model, *(_said(key, record.settings[key]) for key in differing if key in record.settings)]
+        )
+        for record in records
+    ]
+    return [name if found.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(found)]
+
+
+def all_labels(of: Sequence[Group]) -> list[str]:
+    """Every column of a table that holds all groups."""
+    return list(dict.fromkeys(column.label for group in of for column in group.columns))
+
+
+def _said(key: str, value: object) -> str:
+    return f"{key} {value if isinstance(value, str) else json.dumps(value)}"

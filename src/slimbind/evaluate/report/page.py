@@ -1,0 +1,168 @@
+"""The page: a summary, a section for each task, what failed, and what it was measured on. One file, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+from xml.etree.ElementTree import Element
+
+from slimbind.errors import UsageError
+from slimbind.evaluate.record import Record
+from slimbind.evaluate.report import tables
+from slimbind.evaluate.report.figures import drawn
+from slimbind.evaluate.report.grouping import Group, all_labels, groups
+from slimbind.evaluate.report.markup import add, document, tag
+from slimbind.evaluate.report.tables import name_of
+
+# A browser that obeys this loads and runs nothing, even if something were smuggled into the page.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+_STYLE = Path(__file__).with_name("style.css")
+_MOST_FAILED = 200
+
+
+def write_html(path: str | os.PathLike[str], records: Sequence[Record], *, title: str = "Evaluation") -> None:
+    """Write ``html`` to a file, which appears whole or not at all.
+
+    Raises:
+        UsageError: there are no records, or the file cannot be written.
+    """
+    write_whole(Path(path), html(records, title=title).encode("utf-8"))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all, with the rights that any new file has.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:64]}-{uuid4().hex[:8]}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written: {error.strerror}", hint="name a file in a folder of yours"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def html(records: Sequence[Record], *, title: str = "Evaluation") -> str:
+    """The page of some records, as text.
+
+    Records of one task and title stand side by side, the first model first: give the reference before what was made
+    from it.
+
+    Args:
+        records: at least one.
+        title: the heading.
+
+    Raises:
+        UsageError: there are no records.
+    """
+    if not records:
+        raise UsageError("there is nothing to report", hint="give at least one record")
+    found = groups(records)
+    sections = [
+        (anchor, task, list(of))
+        for anchor, (task, of) in zip(tables.anchors(), groupby(found, key=lambda group: group.task), strict=False)
+    ]
+    main = tag("main", _summary(found))
+    for anchor, task, of in sections:
+        add(main, _section(anchor, task, of))
+    add(main, _failed(records))
+    links = [("summary", "Summary"), *((anchor, name_of(task)) for anchor, task, _ in sections)]
+    links += [("failed", "Failed items")] if any(record.failed for record in records) else []
+    links += [("environment", "Environment")]
+    nav = tag(
+        "nav", tag("ul", *(tag("li", tag("a", text, href=f"#{to}")) for to, text in links)), aria_label="Contents"
+    )
+    header = tag("header", tag("h1", title), tag("p", _about(records), class_="faint"), nav)
+    body = tag("body", header, main, _environment(records))
+    return document(tag("html", _head(title), body, lang="en"))
+
+
+def _head(title: str) -> Element:
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", _STYLE.read_text(encoding="utf-8")),
+    )
+
+
+def _about(records: Sequence[Record]) -> str:
+    models = list(dict.fromkeys(record.model for record in records))
+    times = sorted({str(record.environment["time"]) for record in records if "time" in record.environment})
+    told = f"{'Model' if len(models) == 1 else 'Models'}: {', '.join(models)}"
+    return f"{told}. Measured {times[-1]}." if times else f"{told}."
+
+
+def _summary(found: Sequence[Group]) -> Element:
+    caption = (
+        "All measures; below a number its 95 % interval, where one was computed. The first model is the reference."
+    )
+    if len({column.record.model for group in found for column in group.columns}) == 1:
+        caption = "All measures; below a number its 95 % interval, where one was computed."
+    section = tag("section", tag("h2", "Summary", id="summary"), aria_labelledby="summary")
+    if any(group.measures for group in found):
+        add(section, tables.measures_table(found, all_labels(found), caption=caption))
+    else:
+        add(section, tag("p", "No single numbers; see the sections below."))
+    return section
+
+
+def _section(anchor: str, task: str, of: Sequence[Group]) -> Element:
+    section = tag("section", tag("h2", name_of(task), id=anchor), aria_labelledby=anchor)
+    for group in of:
+        add(section, tag("h3", group.title))
+        add(section, *drawn(group))
+        for column in group.columns:
+            if column.record.settings:
+                add(
+                    section,
+                    tag("p", f"Settings of {column.label}", class_="faint"),
+                    tables.pairs(column.record.settings),
+                )
+    return section
+
+
+def _failed(records: Sequence[Record]) -> Element | None:
+    rows = [
+        {"item": item, "why": why, "task": record.task, "model": record.model}
+        for record in records
+        for item, why in record.failed
+    ]
+    if not rows:
+        return None
+    caption = "Items that could not be evaluated, and why"
+    return tag(
+        "section",
+        tag("h2", "Failed items", id="failed"),
+        tables.rows_table(rows, caption=caption, most=_MOST_FAILED),
+        aria_labelledby="failed",
+    )
+
+
+def _environment(records: Sequence[Record]) -> Element:
+    """Each environment once; most reports have one."""
+    footer = tag("footer", tag("h2", "Environment", id="environment"))
+    told: list[dict[str, Any]] = []
+    for record in records:
+        one: dict[str, Any] = {
+            key: value for key, value in record.environment.items() if key not in ("time", "model", "towers")
+        }
+        if one and one not in told:
+            told.append(one)
+            add(footer, tables.pairs(one))
+    if not told:
+        add(footer, tag("p", "Nothing was noted."))
+    return footer
