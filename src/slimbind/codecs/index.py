@@ -14,6 +14,7 @@ from slimbind.codecs import checks, codefile
 from slimbind.codecs.checks import Vectors
 from slimbind.codecs.codec import Codec, Codes, open_codec
 from slimbind.codecs.flat import Mask, Rows, Scan, open_scan
+from slimbind.codecs.growing import Growing
 from slimbind.codecs.keys import KeyMap
 from slimbind.codecs.lists import ListScan, list_count
 from slimbind.codecs.scoring import scored
@@ -66,7 +67,7 @@ class CodeIndex:
         self._scan: Scan | None = open_scan(self._codec) if kind == "flat" and self._codec.trained else None
         fine = spec.refine if isinstance(spec.refine, CodecSpec) else None
         self._fine: Codec | None = None if fine is None else open_codec(fine.coarse, spec.dim)
-        self._fine_codes: Codes = np.empty((0, 0 if fine is None else fine.coarse_bytes), np.uint8)
+        self._fine_codes = Growing(np.empty((0, 0 if fine is None else fine.coarse_bytes), np.uint8))
 
     @classmethod
     def build(
@@ -182,7 +183,7 @@ class CodeIndex:
                 stored = self._stored(checks.unit(checked[part]))
                 scan.add(stored)
                 if self._fine is not None:
-                    self._fine_codes = np.concatenate([self._fine_codes, self._fine.encode(stored)])
+                    self._fine_codes.append(self._fine.encode(stored))
                 self._keys.add(names[part])
 
     def remove(self, keys: ArrayLike) -> int:
@@ -203,7 +204,8 @@ class CodeIndex:
         if dead >= _COMPACT_FROM and dead * 4 > self._keys.rows:
             stay = self._keys.compact()
             self._trained_scan().keep(stay)
-            self._fine_codes = self._fine_codes[stay] if self._fine is not None else self._fine_codes
+            if self._fine is not None:
+                self._fine_codes = Growing(self._fine_codes.rows[stay])
 
     def _trained_scan(self) -> Scan:
         if self._scan is None:
@@ -286,7 +288,7 @@ class CodeIndex:
         count = max(int(np.ceil(k * times)), k + k // 2 + 8)
         rows = scan.nearest(inner, min(count, self._keys.rows), mask)
         if self.spec.refine is None or fine is not None:
-            codec, codes = (self._codec, None) if self._fine is None else (self._fine, self._fine_codes)
+            codec, codes = (self._codec, None) if self._fine is None else (self._fine, self._fine_codes.rows)
             found = rows[rows >= 0]
             vectors = scan.decoded(found) if codes is None else codec.decode(codes[found])
             told = scored(codec.asked(inner), rows, vectors) + offset[:, None]
@@ -332,7 +334,7 @@ class CodeIndex:
             parts: dict[str, Mapping[str, NDArray[np.generic]]] = {
                 "transform": {} if self.transform is None else self.transform.state(),
                 "codec": self._codec.state(),
-                "fine": {} if self._fine is None else {**self._fine.state(), "codes": self._fine_codes},
+                "fine": {} if self._fine is None else {**self._fine.state(), "codes": self._fine_codes.rows},
                 "scan": scan.dump(),
                 "keys": self._keys.dump(),
             }
@@ -363,9 +365,10 @@ class CodeIndex:
             index._codec.restore(part("codec"))
             if index._fine is not None:
                 index._fine.restore(part("fine"))
-                index._fine_codes = np.array(part("fine")["codes"], np.uint8)
-                if index._fine_codes.shape != (rows, index._fine.bytes_per_vector):
-                    raise ValueError(f"second codes of shape {list(index._fine_codes.shape)}")
+                codes: Codes = np.array(part("fine")["codes"], np.uint8)
+                if codes.shape != (rows, index._fine.bytes_per_vector):
+                    raise ValueError(f"second codes of shape {list(codes.shape)}")
+                index._fine_codes = Growing(codes)
             if kind == "ivf":
                 centres = np.asarray(arrays["centres"], np.float32)
                 index._scan = ListScan(index._codec, centres, int(meta["probes"]))

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,42 +16,12 @@ from slimbind.collection.codes import Made
 from slimbind.collection.header import Header
 from slimbind.errors import SlimbindError
 
+if TYPE_CHECKING:
+    from slimbind.codecs.growing import Growing
+
 Fetch = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 _NARROW = 2_000  # so few items left by a filter are compared exactly, whatever there are codes of
-
-
-class Growing:
-    """Keys ``[n]`` and vectors ``[n, dim]`` that are only ever appended to: what was handed out stays as it is."""
-
-    def __init__(self, dim: int) -> None:
-        self.count = 0
-        self._keys = np.empty(0, np.int64)
-        self._rows = np.empty((0, dim), np.float32)
-
-    def append(self, keys: NDArray[np.int64], rows: NDArray[np.float32]) -> None:
-        """Add rows at the end."""
-        end = self.count + len(keys)
-        if end > len(self._keys):
-            # Half as much again, so that appending one by one costs as much as appending at once; the old arrays stay
-            # with the views that read them.
-            room = max(end, len(self._keys) * 3 // 2)
-            keys_before, rows_before = self.keys, self.rows
-            self._keys = np.empty(room, np.int64)
-            self._rows = np.empty((room, self._rows.shape[1]), np.float32)
-            self._keys[: self.count], self._rows[: self.count] = keys_before, rows_before
-        self._keys[self.count : end], self._rows[self.count : end] = keys, rows
-        self.count = end
-
-    @property
-    def keys(self) -> NDArray[np.int64]:
-        """All keys so far, ascending."""
-        return self._keys[: self.count]
-
-    @property
-    def rows(self) -> NDArray[np.float32]:
-        """All vectors so far."""
-        return self._rows[: self.count]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +118,8 @@ class Views:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._grown = Growing(0)
+        self._keys: Growing[np.int64] | None = None
+        self._rows: Growing[np.float32] | None = None
         self._view: View | None = None
         self.unsaved: Unsaved | None = None
 
@@ -184,26 +156,30 @@ class Views:
             self._view = replace(self._view, epoch=epoch)
 
     def _begin(self, known: Header, coded: Made | None, last_removal: int = 0) -> View:
+        from slimbind.codecs.growing import Growing  # the package of codecs would double the time of an import of ours
+
         assert known.dim is not None
-        self._grown = Growing(known.dim)
-        nothing = np.empty(0, np.int64)
+        nothing, no_rows = np.empty(0, np.int64), np.empty((0, known.dim), np.float32)
+        self._keys, self._rows = Growing(nothing), Growing(no_rows)
         until = coded.record.until if coded else 0
-        return View(known.revision, known.epoch, until, last_removal, coded, nothing, self._grown.rows, nothing, None)
+        return View(known.revision, known.epoch, until, last_removal, coded, nothing, no_rows, nothing, None)
 
     def _follow(self, connection: sqlite3.Connection, known: Header, view: View) -> View:
+        assert self._keys is not None and self._rows is not None
         for keys, rows in items.read_vectors(connection, known, after=view.last_key):
-            self._grown.append(keys, rows)
+            self._keys.append(keys)
+            self._rows.append(rows)
         sql = "SELECT seq, key FROM removed WHERE seq > ? ORDER BY seq"
         gone = connection.execute(sql, (view.last_removal,)).fetchall()
         dead = np.union1d(view.dead, np.array([key for _, key in gone], np.int64)) if gone else view.dead
-        here = contains(dead, self._grown.keys)
+        here = contains(dead, self._keys.rows)
         return replace(
             view,
             revision=known.revision,
             last_key=known.next_key - 1,
             last_removal=gone[-1][0] if gone else view.last_removal,
-            keys=self._grown.keys,
-            rows=self._grown.rows,
+            keys=self._keys.rows,
+            rows=self._rows.rows,
             dead=dead,
             alive=~here if here.any() else None,
         )
