@@ -95,6 +95,27 @@ def test_drop(cli, indexed, tmp_path):
     assert cli("collection", "drop", tmp_path / "index", "--yes").code == 1
 
 
+def test_what_changes_a_collection_says_so_in_json(cli, indexed, tmp_path):
+    index, out, back = tmp_path / "index", tmp_path / "out", tmp_path / "back"
+    told = cli("collection", "compact", "--json").json
+    size = (index / "collection.db").stat().st_size
+    assert (told["folder"], told["items"], told["method"]) == (str(index), 5, "exact")
+    assert told["bytes"] >= size and isinstance(told["freed_bytes"], int)
+    result = cli("collection", "export", out, "--where", "modality = 'vision'", "--json")
+    assert (result.json, result.err) == ({"folder": str(out), "items": 3}, "")
+    for made in (True, False):
+        result = cli("collection", "import", out, back, "--json")
+        assert result.json == {"folder": str(back), "taken_in": 3, "items": 3, "made": made}
+    assert cli("collection", "drop", back, "--yes", "--json").json == {"folder": str(back), "items": 3}
+    assert not back.exists()
+
+
+def test_json_is_of_what_was_done_alone(cli, indexed, tmp_path):
+    for command in (("drop", tmp_path / "index"), ("export", indexed), ("compact", "--codec", "zip")):
+        result = cli("collection", *command, "--json")
+        assert (result.code > 0, result.out) == (True, b""), command
+
+
 def test_drop_leaves_what_is_not_its_own(cli, indexed, tmp_path):
     (tmp_path / "index" / "mine.txt").write_text("keep")
     cli("collection", "drop", tmp_path / "index", "--yes")

@@ -27,7 +27,6 @@ collection = typer.Typer(
 @collection.command()
 def stats(place: Place = None, as_json: options.Json = False) -> None:
     """Say what is in a collection, how it is searched, and what it takes on disk."""
-    import json
     from dataclasses import asdict
 
     from slimbind.collection import Collection
@@ -35,7 +34,7 @@ def stats(place: Place = None, as_json: options.Json = False) -> None:
     with Collection.open(options.index_folder(place)) as shelf:
         told = asdict(shelf.stats())
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        _tell(**told)
         return
     for name, value in told.items():
         shown = ", ".join(f"{key} {one}" for key, one in value.items()) if isinstance(value, dict) else value
@@ -55,7 +54,6 @@ def verify(
 
     The exit code is 1 where an item is damaged. A damaged code file is no loss: the next search makes it again.
     """
-    import json
     from dataclasses import asdict
 
     from slimbind.collection import Collection
@@ -63,7 +61,7 @@ def verify(
     with Collection.open(options.index_folder(place)) as shelf:
         report = shelf.verify(samples=samples)
     if as_json:
-        typer.echo(json.dumps({"ok": report.ok, **asdict(report)}, indent=1))
+        _tell(ok=report.ok, **asdict(report))
     else:
         typer.echo(f"{report.items} items checked, {len(report.problems) or 'no'} problems")
         for problem in report.problems:
@@ -83,6 +81,7 @@ def compact(
         str | None,
         typer.Option("--codec", envvar="SLIMBIND_CODEC", help="auto, f32 (exact), sq8, ...: from now on."),
     ] = None,
+    as_json: options.Json = False,
 ) -> None:
     """Give back the space of what was removed, and bring the code file up to date."""
     from slimbind.collection import Collection
@@ -90,8 +89,12 @@ def compact(
     with Collection.open(options.index_folder(place)) as shelf:
         freed = shelf.compact(codec=codec)
         told = shelf.stats()
-    size = (told.database_bytes + told.codes_bytes) / 1e6
-    console.say(f"{told.folder}: {told.items} items, {size:.1f} MB ({freed / 1e6:+.1f} MB given back), {told.method}")
+    size = told.database_bytes + told.codes_bytes
+    if as_json:
+        _tell(folder=told.folder, items=told.items, bytes=size, freed_bytes=freed, method=told.method)
+    else:
+        freed_mb = f"{freed / 1e6:+.1f} MB given back"
+        console.say(f"{told.folder}: {told.items} items, {size / 1e6:.1f} MB ({freed_mb}), {told.method}")
 
 
 @collection.command()
@@ -99,6 +102,7 @@ def export(
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A new folder.")],
     place: Place = None,
     where: Where = "",
+    as_json: options.Json = False,
 ) -> None:
     """Write vectors as .npy and all else as parquet, in clip-retrieval's layout; `import` reads it back.
 
@@ -107,9 +111,13 @@ def export(
     from slimbind.collection import Collection
     from slimbind.collection.exchange import export as write
 
+    target = options.index_folder(target)
     with Collection.open(options.index_folder(place)) as shelf:
-        count = write(shelf, options.index_folder(target), where=where)
-    console.say(f"{count} items written to {target}")
+        count = write(shelf, target, where=where)
+    if as_json:
+        _tell(folder=str(target.absolute()), items=count)
+    else:
+        console.say(f"{count} items written to {target}")
 
 
 @collection.command("import")
@@ -124,6 +132,7 @@ def import_(
     ] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="The column that names the items.")] = None,
     codec: options.Codec = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Take in vectors as .npy with metadata as parquet, in clip-retrieval's layout.
 
@@ -148,13 +157,17 @@ def import_(
         options.keep_codec(shelf.codec, codec, shelf.dim)
         count = import_into(shelf, source, id_column=id_column, encoders=encoders)
         shelf.build()
-        console.say(f"{count} items taken in; {place} holds {len(shelf)}")
+        if as_json:
+            _tell(folder=str(shelf.folder), taken_in=count, items=len(shelf), made=made)
+        else:
+            console.say(f"{count} items taken in; {place} holds {len(shelf)}")
 
 
 @collection.command()
 def drop(
     place: Annotated[Path, typer.Argument(metavar="COLLECTION", help="The folder.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Delete a collection. The files it was made from stay."""
     import sys
@@ -170,4 +183,14 @@ def drop(
             raise UsageError(f"{place} and its {count} items would be deleted", hint="say so with --yes")
         typer.confirm(f"Delete {place} and its {count} items?", abort=True, err=True)
     Collection.drop(place)
-    console.say(f"{place} is gone, with {count} items")
+    if as_json:
+        _tell(folder=str(place.absolute()), items=count)
+    else:
+        console.say(f"{place} is gone, with {count} items")
+
+
+def _tell(**values: object) -> None:
+    """Print what was found or done as one JSON object."""
+    import json
+
+    typer.echo(json.dumps(values, indent=1))
