@@ -135,7 +135,19 @@ def test_data_is_judged_by_what_was_not_learned_from(make_tower, make_data):
     assert len(learned) == data.learned == 24 and len(judged) == 8
     assert not any((row == other).all() for row in judged for other in learned)
     assert [len(batch) for batch in data.few(3)] == [3, 1, 3, 1]
-    little = Data(make_data(tower, 4))
+    assert [len(batch) for batch in data.few(1)] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("count", "judging"), [(4, 1), (7, 1), (8, 2), (13, 3), (16, 4)])
+def test_few_items_are_parted_too(make_tower, make_data, count, judging):
+    data = Data(make_data(make_tower("imu"), count))
+    learned, judged = torch.cat(list(data.learn())), torch.cat(list(data.judge()))
+    assert len(judged) == judging and len(learned) == data.learned == count - judging
+    assert not any((row == other).all() for row in judged for other in learned)
+
+
+def test_three_items_are_learned_from_and_judged_by(make_tower, make_data):
+    little = Data(make_data(make_tower("imu"), 3))
     assert torch.equal(torch.cat(list(little.learn())), torch.cat(list(little.judge())))
 
 

@@ -146,11 +146,14 @@ class Lowering:
             inner = shape
             lead = 1 if grouped or shape[0] == rows else 2  # axes that together count the outputs
             scale = scale.reshape(shape[:lead] + [1] * (len(shape) - lead))
-        weight = self._op.multiply(
-            self._op.convert(self._codes(codes, inner), "f32"), self._op.constant(scale, dtype=np.float32)
-        )
+        # 4-bit scales are f16 numbers, and there is one for every few weights: as f32 they would be a tenth of the file.
+        kind = "f16" if codes.bits == 4 else "f32"
+        steps = self._op.constant(scale.astype(np.float16 if codes.bits == 4 else np.float32))
+        weight = self._op.multiply(self._op.convert(self._codes(codes, inner), kind), steps)
         if groups > 1:
             weight = self._op.reshape(weight, self._op.constant(np.array(shape, np.int64)), False)
+        if codes.bits == 4:
+            weight = self._op.convert(weight, "f32")
         weight.set_friendly_name(f"{name}.weight")
         return weight.output(0)
 

@@ -133,11 +133,13 @@ def codes(site: Site, config: Int8Static) -> WeightCodes:
 
 
 class Data:
-    """Calibration data cut in two: to learn from, and (one batch in four) to judge by; all for both if it is little."""
+    """Calibration data cut in two: to learn from, and (one batch in four) to judge by; all for both below four items."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
-        sizes = [len(batch) for batch in calibration.batches(_BATCH)]
+        # Few items go in small batches, so that some are kept for judging too: ranges look perfect on what made them.
+        self.size = min(_BATCH, max(1, len(calibration) // _JUDGED))
+        sizes = [len(batch) for batch in calibration.batches(self.size)]
         self.parted = len(sizes) >= _JUDGED
         self.learned = sum(size for number, size in enumerate(sizes) if not self._judges(number))
 
@@ -146,20 +148,20 @@ class Data:
 
     def learn(self) -> Iterator[Tensor]:
         """Batches to take statistics of."""
-        return (b for number, b in enumerate(self.calibration.batches(_BATCH)) if not self._judges(number))
+        return (b for number, b in enumerate(self.calibration.batches(self.size)) if not self._judges(number))
 
     def judge(self) -> Iterator[Tensor]:
         """Batches to judge a choice by."""
-        batches = enumerate(self.calibration.batches(_BATCH))
+        batches = enumerate(self.calibration.batches(self.size))
         return (b for number, b in batches if not self.parted or self._judges(number))
 
     def few(self, size: int) -> Iterator[Tensor]:
-        """At most ``_PROBED`` items to measure sensitivity on, in batches of ``size``.
+        """At most ``_PROBED`` items (half as many if they go one by one) to measure sensitivity on, in batches.
 
         They are of those to judge by: on items that made the ranges no value ever lies outside of one, and the ranges
         that look best there are too narrow for others.
         """
-        left = _PROBED
+        left = _PROBED if size > 1 else _PROBED // 2  # a large tower has so many more outputs to take the mean of
         for batch in self.judge():
             for start in range(0, min(left, len(batch)), size):
                 yield batch[start : min(start + size, left)]
