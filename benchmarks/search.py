@@ -7,19 +7,26 @@ Documents and queries are made up as CLIP makes them (``clip_like.py``), a milli
 captions of pictures that are not searched. Recall is that of the exact ten (or hundred) best. A time is CPU time of
 one thread: of a single query (median of 25) and of all queries in one call. Originals that are looked at again lie in a
 float16 file that is mapped into memory and was just written, so it is in the system's page cache. They are not counted
-as memory of the index; bytes are those of codes, keys and lists.
+as memory of the index; bytes are those of codes, keys and lists. Beside them stands what the system says: by how much
+the memory of a process of its own grew while it built the index and asked it (anonymous pages; libraries were loaded
+and used on a few documents before, and documents are mapped from a file).
 
-Results go to ``benchmarks/results/search.json``, a row at a time; rows that are there are kept.
+Results go to ``benchmarks/results/search.json``, a row at a time; rows that are there are kept, and what they lack is
+added.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,11 +38,12 @@ from numpy.typing import NDArray
 from clip_like import Generator, describe
 from environment import environment
 from search_peers import PEERS, Ask, Peer, one_thread
-from slimbind.codecs import CodeIndex, fit, parse
+from slimbind.codecs import CodeIndex, Transform, fit, parse
 
 RESULTS = Path(__file__).parent / "results" / "search.json"
 QUERIES, FITTED, TRAINED = 300, 20_000, 50_000
 Vectors = NDArray[np.float32]
+Key = tuple[str, str, str, int | None]  # library, name, part of the transform, probes asked for
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,20 @@ LARGE = [
 class Data:
     """Documents, queries, what is fitted on, and the exact answers."""
 
-    def __init__(self, count: int, dim: int, cache: Path | None) -> None:
-        folder = cache or Path(tempfile.mkdtemp(prefix="search-"))
+    def __init__(self, count: int, dim: int, folder: Path, *, mapped: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         made = Generator(dim)
-        self.queries, self.sample = made.captions(QUERIES), made.sample(FITTED)
-        files = {name: folder / f"{name}-{count}-{dim}.npy" for name in ("documents", "truth", "halves")}
+        names = ("documents", "queries", "sample", "truth", "halves")
+        files = {name: folder / f"{name}-{count}-{dim}.npy" for name in names}
         # One after the other, so that a run that was stopped goes on where it was.
         if not files["documents"].exists():
             _save(files["documents"], made.documents(count))
-        documents = np.load(files["documents"])
+        documents = np.load(files["documents"], mmap_mode="r" if mapped else None)
+        if not files["queries"].exists():
+            _save(files["queries"], made.captions(QUERIES))
+        if not files["sample"].exists():
+            _save(files["sample"], made.sample(FITTED))
+        self.queries, self.sample = np.load(files["queries"]), np.load(files["sample"])
         if not files["truth"].exists():
             _save(files["truth"], exact(documents, self.queries, 100))
         if not files["halves"].exists():
@@ -103,13 +115,11 @@ class Data:
         self.documents, self.truth = documents, np.load(files["truth"])
         self.kept = np.load(files["halves"], mmap_mode="r")
         self.kept.max()  # reads it all: from here on it is in the page cache
-        self.like = {name: round(value, 3) for name, value in describe(self.documents, made.captions(5000)).items()}
-        self.folder = None if cache else folder
 
-    def close(self) -> None:
-        """Delete what was not to be kept."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    def like(self) -> dict[str, float]:
+        """What the vectors are like."""
+        captions = Generator(self.documents.shape[1]).captions(5000)
+        return {name: round(value, 3) for name, value in describe(self.documents, captions).items()}
 
     def fetch(self, keys: NDArray[np.int64]) -> Vectors:
         """Originals, from the file."""
@@ -161,31 +171,45 @@ def asked(data: Data, ask: Ask, *, batch: bool = True) -> dict[str, float]:
     return {**found, "recall10": recall(ten, truth, 10), "recall100": recall(hundred, truth, 100)}
 
 
-def ours(data: Data, setting: Setting, transforms: dict[str, Any]) -> dict[str, Any]:
-    """One setting of slimbind: build and ask."""
-    dim, count = data.documents.shape[1], len(data.documents)
-    start = time.process_time()
-    if setting.part != "none" and setting.part not in transforms:
-        transforms[setting.part] = fit(data.documents[:100_000], {"text": data.sample}, part=setting.part)
-    fitted = time.process_time() - start
-    transform = transforms.get(setting.part)
-    start = time.process_time()
+def built(setting: Setting, documents: Vectors, transform: Transform | None) -> CodeIndex:
+    """An index of all documents."""
+    dim, count = documents.shape[1], len(documents)
     spec = parse(setting.codec, dim)
     index = CodeIndex.build(spec, dim, transform=transform, kind=setting.kind, expected=count)
-    index.train(data.documents[np.linspace(0, count - 1, min(count, TRAINED)).astype(np.int64)])
+    index.train(documents[np.linspace(0, count - 1, min(count, TRAINED)).astype(np.int64)])
     for at in range(0, count, 100_000):
-        index.add(np.arange(at, min(count, at + 100_000)), data.documents[at : at + 100_000])
-    built = time.process_time() - start
+        index.add(np.arange(at, min(count, at + 100_000)), documents[at : at + 100_000])
     if setting.probes:
-        index.probes = setting.probes
+        index.probes = min(setting.probes, index.lists)
+    return index
 
-    def ask(queries: Vectors, k: int) -> NDArray[np.int64]:
-        return index.search(queries, k, oversample=setting.oversample, fetch=data.fetch)[1]
 
-    row = {"transform": setting.part, "kind": setting.kind, "bytes_per_vector": round(index.bytes / count, 2)}
+def asks(setting: Setting, index: CodeIndex, data: Data) -> Ask:
+    """What asks it."""
+    return lambda queries, k: index.search(queries, k, oversample=setting.oversample, fetch=data.fetch)[1]
+
+
+def fitted(data: Data, setting: Setting, transforms: dict[str, Any]) -> Transform | None:
+    """The transform of a setting, which is fitted once."""
+    if setting.part != "none" and setting.part not in transforms:
+        transforms[setting.part] = fit(data.documents[:100_000], {"text": data.sample}, part=setting.part)
+    found: Transform | None = transforms.get(setting.part)
+    return found
+
+
+def ours(data: Data, setting: Setting, transforms: dict[str, Any]) -> dict[str, Any]:
+    """One setting of slimbind: build and ask."""
+    count = len(data.documents)
+    start = time.process_time()
+    transform = fitted(data, setting, transforms)
+    took = time.process_time() - start
+    start = time.process_time()
+    index = built(setting, data.documents, transform)
+    row = {"build_s": round(time.process_time() - start, 1), "fit_s": round(took, 1)}
+    row |= {"transform": setting.part, "kind": setting.kind, "bytes_per_vector": round(index.bytes / count, 2)}
     if setting.kind == "ivf":
-        row["lists"], row["probes"] = index.lists, index.probes
-    return {**row, "build_s": round(built, 1), "fit_s": round(fitted, 1), **asked(data, ask)}
+        row |= {"lists": index.lists, "probes": index.probes}
+    return {**row, **asked(data, asks(setting, index, data))}
 
 
 def theirs(data: Data, peer: Peer) -> dict[str, Any]:
@@ -195,6 +219,44 @@ def theirs(data: Data, peer: Peer) -> dict[str, Any]:
     built = time.process_time() - start
     size = peer.bytes_per_vector(data.documents.shape[1])
     return {"bytes_per_vector": round(size, 2), "build_s": round(built, 1), **asked(data, ask, batch=peer.batch)}
+
+
+def grown(data: Data, one: Setting | Peer) -> float:
+    """Bytes for each vector by which this process grows when it builds an index and asks it."""
+    transform = fitted(data, one, {}) if isinstance(one, Setting) else None
+
+    def make(documents: Vectors) -> Ask:
+        ask = asks(one, built(one, documents, transform), data) if isinstance(one, Setting) else one.build(documents)
+        for query in data.queries[:5]:
+            ask(query[None], 10)
+        return ask
+
+    def anonymous() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed is given back
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        (kilobytes,) = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
+        return 1024 * int(kilobytes)
+
+    make(data.documents[:5000])
+    data.documents[:70_000] @ np.eye(data.documents.shape[1], dtype=np.float32)  # BLAS keeps the buffers it has used
+    before = anonymous()
+    ask = make(data.documents)
+    found = (anonymous() - before) / len(data.documents)
+    ask(data.queries[:1], 10)  # it is there until here
+    return round(found, 1)
+
+
+def grown_apart(args: argparse.Namespace, folder: Path, key: Key) -> float | None:
+    """``grown`` in a process of its own, whose large blocks go back to the system as soon as they are freed."""
+    command = [sys.executable, __file__, "--documents", str(args.documents), "--dim", str(args.dim)]
+    command += ["--cache", str(folder), "--memory-of", json.dumps(key)]
+    environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        print(f"{key}: no memory measured: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    return float(done.stdout.strip().splitlines()[-1])
 
 
 def bandwidth() -> float:
@@ -217,6 +279,17 @@ def missing(package: str) -> str | None:
     return None
 
 
+def candidates(documents: int) -> dict[Key, Setting | Peer]:
+    """All that is measured at this size, by library, name, part of the transform and probes."""
+    found: dict[Key, Setting | Peer] = {}
+    for setting in SMALL if documents < 500_000 else LARGE:
+        found["slimbind", setting.name, setting.part, setting.probes] = setting
+    for peer in PEERS:
+        if documents <= peer.largest and not missing(peer.package):
+            found[peer.package, peer.name, "none", None] = peer
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=100_000)
@@ -225,43 +298,68 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further row after so long")
     parser.add_argument("--cache", type=Path, help="keep the made-up vectors in this folder, for the next run")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--note", default="", help="what else to say about the machine")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    every = candidates(args.documents)
+    if args.memory_of:
+        with one_thread():
+            print(
+                grown(Data(args.documents, args.dim, args.cache, mapped=True), every[tuple(json.loads(args.memory_of))])
+            )
+        return
+    folder = args.cache or Path(tempfile.mkdtemp(prefix="search-"))
+    try:
+        fill(args, folder, {key: one for key, one in every.items() if args.only in f"{key[0]} {key[1]}"})
+    finally:
+        if not args.cache:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def fill(args: argparse.Namespace, folder: Path, wanted: dict[Key, Setting | Peer]) -> None:
+    """Measure what is wanted and not there, and write the results after each row."""
     began = time.monotonic()
     results = json.loads(args.output.read_text(encoding="utf-8")) if args.output.exists() else {"rows": []}
-    settings = SMALL if args.documents < 500_000 else LARGE
-    todo: list[tuple[tuple[Any, ...], Callable[[Data], dict[str, Any]]]] = []
     transforms: dict[str, Any] = {}
-    for setting in settings:
-        key = ("slimbind", setting.name, setting.part, setting.probes)
-        todo.append((key, lambda data, setting=setting: ours(data, setting, transforms)))
-    for peer in PEERS:
-        if args.documents <= peer.largest and not missing(peer.package):
-            todo.append(((peer.package, peer.name, "none", None), lambda data, peer=peer: theirs(data, peer)))
-    have = {
-        (row["documents"], row["library"], row["name"], row["part"], row["asked_probes"]) for row in results["rows"]
-    }
-    todo = [(key, run) for key, run in todo if args.only in f"{key[0]} {key[1]}" and (args.documents, *key) not in have]
-    if not todo:
-        return
+
+    def write() -> None:
+        results["benchmark"] = "search"
+        if "full" in transforms:
+            gain = round(transforms["full"].predicted_gain, 3)
+            results.setdefault("predicted_gain", {})[str(args.documents)] = gain
+        results["bandwidth_gb_s"] = results.get("bandwidth_gb_s") or bandwidth()
+        results["environment"] = environment("slimbind", *sorted({peer.package for peer in PEERS}), threads=1)
+        if args.note:
+            results["environment"]["note"] = args.note
+        args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    have = {_key(row): row for row in results["rows"] if row["documents"] == args.documents}
     with one_thread():
-        data = Data(args.documents, args.dim, args.cache)
-        results.setdefault("like", {})[str(args.documents)] = data.like
-        for (library, name, part, probes), run in todo:
+        if todo := [key for key in wanted if key not in have]:
+            data = Data(args.documents, args.dim, folder)
+            results.setdefault("like", {})[str(args.documents)] = data.like()
+        for key in todo:
             if time.monotonic() - began > args.seconds:
-                break
-            row = {"documents": args.documents, "dim": args.dim, "library": library, "name": name, "part": part}
-            row |= {"asked_probes": probes, **run(data)}
+                return
+            one = wanted[key]
+            row = {"documents": args.documents, "dim": args.dim, "library": key[0], "name": key[1], "part": key[2]}
+            row |= {"asked_probes": key[3]}
+            row |= ours(data, one, transforms) if isinstance(one, Setting) else theirs(data, one)
             print(json.dumps(row), flush=True)
-            results["benchmark"] = "search"
             results["rows"].append(row)
-            if "full" in transforms:
-                results.setdefault("predicted_gain", {})[str(args.documents)] = round(
-                    transforms["full"].predicted_gain, 3
-                )
-            results["bandwidth_gb_s"] = results.get("bandwidth_gb_s") or bandwidth()
-            results["environment"] = environment("slimbind", *sorted({peer.package for peer in PEERS}), threads=1)
-            args.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        data.close()
+            have[key] = row
+            write()
+        for key in wanted:
+            if "grown_per_vector" in have[key] or time.monotonic() - began > args.seconds:
+                continue
+            Data(args.documents, args.dim, folder, mapped=True)  # makes what is not there
+            have[key]["grown_per_vector"] = grown_apart(args, folder, key)
+            print(key, have[key]["grown_per_vector"], flush=True)
+            write()
+
+
+def _key(row: dict[str, Any]) -> Key:
+    return row["library"], row["name"], row["part"], row["asked_probes"]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ installed is left out, and the results say so.
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
+import shutil
 import sys
 import tempfile
 import types
@@ -34,6 +36,7 @@ class Peer:
     build: Callable[[Vectors], Ask]
     largest: int = 10_000_000  # documents beyond which building takes too long for a benchmark on one core
     batch: bool = True
+    scanned: float | None = 1.0  # share of the bytes that a query reads; None: a graph is walked
 
 
 def _faiss(make: Callable[[Any, int], Any], sample: int = 50_000) -> Callable[[Vectors], Ask]:
@@ -109,6 +112,7 @@ def _lancedb(kind: str, **options: int) -> Callable[[Vectors], Ask]:
         from lancedb.index import IvfPq
 
         folder = tempfile.mkdtemp(prefix="lancedb-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         dim = documents.shape[1]
         flat = pa.FixedSizeListArray.from_arrays(pa.array(documents.ravel()), dim)
         rows = pa.table({"id": pa.array(np.arange(len(documents))), "vector": flat})
@@ -185,9 +189,10 @@ PEERS = (
         lambda d: 4 * d + 64 * 4,
         _faiss(lambda f, d: f.IndexHNSWFlat(d, 32, f.METRIC_INNER_PRODUCT)),
         largest=100_000,
+        scanned=None,
     ),
-    Peer("usearch", "HNSW, f16", lambda d: 2 * d + 128, _usearch("f16"), largest=100_000),
-    Peer("usearch", "HNSW, i8", lambda d: d + 128, _usearch("i8"), largest=100_000),
+    Peer("usearch", "HNSW, f16", lambda d: 2 * d + 128, _usearch("f16"), largest=100_000, scanned=None),
+    Peer("usearch", "HNSW, i8", lambda d: d + 128, _usearch("i8"), largest=100_000, scanned=None),
     Peer("sentence-transformers", "ubinary, rescored x4", lambda d: d / 8, _sentence_transformers("ubinary", 4)),
     Peer("sentence-transformers", "ubinary, rescored x16", lambda d: d / 8, _sentence_transformers("ubinary", 16)),
     Peer(
@@ -197,6 +202,7 @@ PEERS = (
         _lancedb("pq", probes=20, times=10),
         largest=100_000,
         batch=False,
+        scanned=20 / 256,
     ),
     Peer("sqlite-vec", "float, brute force", lambda d: 4 * d, _sqlite_vec("float"), largest=100_000, batch=False),
     Peer("sqlite-vec", "bit, Hamming", lambda d: d / 8, _sqlite_vec("bit"), largest=100_000, batch=False),
