@@ -51,7 +51,7 @@ SCHEMES = ("int8-static", "int4-weight", "int8-dynamic", "eager-static", "eager-
 PLAN = {"plain": SCHEMES, "outlier": ("int8-dynamic",), "balanced": ("int8-static", "int8-dynamic")}
 # Of three schemes on two cores, from runs at reduced depth; rows of the results have their own seconds.
 MINUTES = {"vision": 9.0, "text": 4.0, "audio": 2.5, "depth": 1.0, "thermal": 2.0, "imu": 0.8}
-CALIBRATION = {"vision": 8, "text": 64, "audio": 12}  # items; 24 of the others
+CALIBRATION = {"vision": 16, "text": 64, "audio": 12}  # items; 24 of the others
 COMPARED = {"vision": 12, "text": 48, "audio": 18}  # 24 of the others
 ROUNDS = {"vision": 4, "text": 6, "audio": 6}  # 12 of the others
 WITHOUT_TORCH = """
@@ -258,6 +258,7 @@ def quantize(args: argparse.Namespace, name: str, scheme: str) -> dict[str, Any]
     entry = made.tower(modality)
     ends = [begun for _, begun in stages[1:]] + [time.process_time()]
     return {
+        "calibrated_with": CALIBRATION.get(modality, 24),
         "stages_cpu_seconds": [
             [stage, round(end - begun, 1)] for (stage, begun), end in zip(stages, ends, strict=True)
         ],

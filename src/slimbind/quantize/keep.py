@@ -60,9 +60,10 @@ def enough(made: Made, float_tower: Tower, calibration: Calibration, least: floa
     layers = {name: all_sites[name] for name, layer in plan.layers.items() if layer.weight is not None}
     costs = {name: _added(site, plan.layers[name]) for name, site in layers.items()}
     most = MOST * sum(costs.values())  # the next larger store takes twice as much
-    told = progress("measuring sensitivity", 8)
+    size = probe_size(tower)
+    told = progress("measuring sensitivity", data.probed(size))
     way = {"planned": twins(emulate(tower, plan), layers)}
-    loss = measure(tower, data.few(probe_size(tower)), way, probes=_PROBES, progress=told)["planned"]
+    loss = measure(tower, data.few(size), way, probes=_PROBES, progress=told)["planned"]
     chosen: list[str] = []
     done = progress("judging", _ROUNDS)
     new = plan

@@ -8,7 +8,7 @@ chosen is measured again as a whole. Options: bf16, int8-dynamic (int8-weight fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 
@@ -241,8 +241,9 @@ class _Mix:
             named: Choice = {name: (scheme, None) for name, possible in options.items() if scheme in possible}
             mixture = self.plan(named, rounded=scheme == "int4-weight")  # as they will be beside int8-dynamic
             ways[scheme] = twins(emulate(self.tower, mixture), named)
-        items: Iterator[Tensor] = self.data.few(probe_size(self.tower))
-        return measure(self.tower, items, ways, probes=_PROBES, progress=progress("measuring sensitivity", 8))
+        size = probe_size(self.tower)
+        told = progress("measuring sensitivity", self.data.probed(size))
+        return measure(self.tower, self.data.few(size), ways, probes=_PROBES, progress=told)
 
     def _steps(self, loss: Loss) -> list[_Step]:
         """All steps on the lower hulls, least loss per byte first."""

@@ -133,7 +133,7 @@ def codes(site: Site, config: Int8Static) -> WeightCodes:
 
 
 class Data:
-    """Calibration data cut in two: to learn from, and (one batch in four) to judge by; all for both below four items."""
+    """Calibration data cut in two: to learn from, and (one batch in four) to judge by; up to three are for both."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
@@ -155,13 +155,18 @@ class Data:
         batches = enumerate(self.calibration.batches(self.size))
         return (b for number, b in batches if not self.parted or self._judges(number))
 
+    def probed(self, size: int) -> int:
+        """How many items ``few`` gives."""
+        most = _PROBED if size > 1 else _PROBED // 2  # a large tower takes the mean over many more outputs
+        return min(most, len(self.calibration) - (self.learned if self.parted else 0))
+
     def few(self, size: int) -> Iterator[Tensor]:
         """At most ``_PROBED`` items (half as many if they go one by one) to measure sensitivity on, in batches.
 
         They are of those to judge by: on items that made the ranges no value ever lies outside of one, and the ranges
         that look best there are too narrow for others.
         """
-        left = _PROBED if size > 1 else _PROBED // 2  # a large tower has so many more outputs to take the mean of
+        left = self.probed(size)
         for batch in self.judge():
             for start in range(0, min(left, len(batch)), size):
                 yield batch[start : min(start + size, left)]
@@ -205,13 +210,9 @@ class _Static:
         if self.per_token:
             layers = {name: LayerPlan(self.codes[name], "dynamic") for name in self.per_token}
             ways["dynamic"] = twins(emulate(self.tower, Plan(layers, group_size=self.group)), layers)
-        return measure(
-            self.tower,
-            self.data.few(probe_size(self.tower)),
-            ways,
-            probes=_PROBES,
-            progress=progress("measuring sensitivity", _PROBED),
-        )
+        size = probe_size(self.tower)
+        told = progress("measuring sensitivity", self.data.probed(size))
+        return measure(self.tower, self.data.few(size), ways, probes=_PROBES, progress=told)
 
     def choose(self, loss: Loss, observers: tuple[str, ...]) -> None:
         """The cheapest range of every layer."""
