@@ -33,7 +33,7 @@ class Chromium:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         read, its_write = os.pipe()
         its_read, write = os.pipe()
-        # It reads from 3 and writes to 4; its ends of the pipes must not have those numbers before they are moved there.
+        # It reads from 3 and writes to 4: its ends of the pipes are moved there, from numbers that are neither.
         theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (its_read, its_write)]
         os.close(its_read)
         os.close(its_write)
@@ -77,9 +77,7 @@ class Chromium:
         self.requests.clear()
         self._is_loaded = False
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Page.navigate", url=page.absolute().as_uri())

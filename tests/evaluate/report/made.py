@@ -109,7 +109,7 @@ def activations(name: str) -> Record:
     layers = []
     for number in range(LAYERS):
         high = float(10 ** draw.uniform(0.2, 2))
-        counts = (1e5 * np.exp(-np.linspace(-5, 5, 40) ** 2)).astype(int)
+        counts = (1e5 * np.exp(-(np.linspace(-5, 5, 40) ** 2))).astype(int)
         edges = np.linspace(-high, high, 41).tolist()
         layers.append(
             {

@@ -12,12 +12,13 @@ from slimbind.evaluate.report.grouping import Group
 from slimbind.evaluate.report.heatmap import heatmap
 from slimbind.evaluate.report.plots import figure
 
-_MOST_PAIRS = 12
+_MOST_PAIRS = 8
 
 
 def confusion(group: Group) -> list[Element]:
     """A heat map for each model, and its worst pairs as a table."""
     found: list[Element] = []
+    worst: list[dict[str, object]] = []
     for column in group.columns:
         classes = reading.names(column.record.details.get("classes"))
         if classes is None:
@@ -28,6 +29,7 @@ def confusion(group: Group) -> list[Element]:
         total = counts.sum(1, keepdims=True)
         shares = np.divide(counts, total, out=np.zeros_like(counts), where=total > 0)
         right = np.trace(counts) / max(1.0, counts.sum())
+        brightest = float(shares.max()) or 1.0
         label = (
             f"Confusion matrix of {column.label}: {len(classes)} true classes down, what they were taken for across; "
             f"{100 * right:.1f} % lie on the diagonal, which is right"
@@ -38,17 +40,16 @@ def confusion(group: Group) -> list[Element]:
             shares,
             label=label,
             low=0.0,
-            high=1.0,
+            high=brightest,
             written=lambda share: f"{100 * share:.0f}" if share else "",
         )
         caption = (
             f"{column.label}: each row is a class, each column what its items were taken for, in percent of the row "
-            f"(0 dark, 100 bright). {round(counts.sum()):,} items, {100 * right:.1f} % right."
+            f"(0 dark, {100 * brightest:.0f} bright). {round(counts.sum()):,} items, {100 * right:.1f} % right."
         )
         found.append(figure(drawing, caption))
-        if worst := _worst(classes, counts):
-            found.append(tables.rows_table(worst, caption=f"{column.label}: classes that were mixed up most"))
-    return found
+        worst += [{"model": column.label} | row for row in _worst(classes, counts)]
+    return [*found, tables.rows_table(worst, caption="classes that were mixed up most")] if worst else found
 
 
 def _worst(classes: list[str], counts: NDArray[np.float64]) -> list[dict[str, object]]:

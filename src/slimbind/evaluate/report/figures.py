@@ -35,7 +35,8 @@ def drawn(group: Group) -> list[Element]:
     figures = [one for one in found if one.tag == "figure"]
     told = [side_by_side(figures)] if figures else []
     told += [one for one in found if one.tag != "figure"]
-    for column in group.columns:
-        rest: dict[str, Any] = {key: value for key, value in column.record.details.items() if key not in shown}
-        told += tables.anything(rest, caption=column.label)
-    return told
+    rest: dict[str, dict[str, Any]] = {
+        column.label: {key: value for key, value in column.record.details.items() if key not in shown}
+        for column in group.columns
+    }
+    return told + tables.anything({label: one for label, one in rest.items() if one})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slimbind.evaluate.record import Estimate, Record
@@ -46,27 +47,37 @@ class Group:
 
 def groups(records: Sequence[Record]) -> list[Group]:
     """Gather records of the same task and title, the tasks in the order in which they first come."""
+    short = short_names(list(dict.fromkeys(record.model for record in records)))
     found: dict[tuple[str, str], list[Record]] = {}
     for task in dict.fromkeys(record.task for record in records):
         for record in records:
             if record.task == task:
                 found.setdefault((task, record.title), []).append(record)
-    return [Group(task, title, tuple(map(Column, labels(of), of))) for (task, title), of in found.items()]
+    return [Group(task, title, tuple(map(Column, labels(of, short), of))) for (task, title), of in found.items()]
 
 
-def labels(records: Sequence[Record]) -> list[str]:
-    """A heading for each: the model, and where one comes twice, the settings in which the records differ."""
-    names = [record.model for record in records]
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """What each model is called in tables: the end of its path, with as much before it as tells it from the others."""
+    parts = {model: [part for part in re.split(r"[/\\]+", model) if part] or [model] for model in models}
+    found: dict[str, str] = {}
+    for model, own in parts.items():
+        others = [theirs for other, theirs in parts.items() if other != model]
+        depth = next((n for n in range(1, len(own)) if all(theirs[-n:] != own[-n:] for theirs in others)), len(own))
+        found[model] = "/".join(own[-depth:])
+    return {model: name if list(found.values()).count(name) == 1 else model for model, name in found.items()}
+
+
+def labels(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
+    """A heading for each: the model's short name, and where one comes twice, the settings in which records differ."""
+    models = [record.model for record in records]
     keys = sorted({key for record in records for key in record.settings}, key=lambda key: (key not in _SAY, key))
     differing = [key for key in keys if len({json.dumps(record.settings.get(key)) for record in records}) > 1]
-    found = [
-        record.model
-        if names.count(record.model) == 1
-        else ", ".join(
-            [record.model, *(_said(key, record.settings[key]) for key in differing if key in record.settings)]
-        )
-        for record in records
-    ]
+    found = []
+    for record in records:
+        told = [short[record.model]]
+        if models.count(record.model) > 1:
+            told += [_said(key, record.settings[key]) for key in differing if key in record.settings]
+        found.append(", ".join(told))
     return [name if found.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(found)]
 
 

@@ -18,7 +18,7 @@ from slimbind.evaluate.report.tables import boxed, cut
 _MOST_LABELLED = 60  # rows or columns; more are drawn without labels
 _NUMBERED = 24  # rows or columns at most whose cells hold their numbers
 _PICTURE = 40  # pixels of a row's thumbnail
-_LONGEST = 30  # characters of a label
+_LONGEST = 26  # characters of a label
 _CHARACTER = 6.3  # pixels, about
 
 

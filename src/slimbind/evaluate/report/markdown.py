@@ -9,7 +9,7 @@ from slimbind.errors import UsageError
 from slimbind.evaluate.record import Estimate, Record
 from slimbind.evaluate.report.grouping import all_labels, groups
 from slimbind.evaluate.report.markup import fit
-from slimbind.evaluate.report.numbers import heading, shown
+from slimbind.evaluate.report.numbers import heading, interval, shown
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -38,7 +38,7 @@ def _estimate(measure: str, found: Estimate | None) -> str:
     told = shown(measure, found.value)
     if found.low is None or found.high is None:
         return told
-    return f"{told} ({shown(measure, found.low)} to {shown(measure, found.high)})"
+    return f"{told} ({interval(measure, found.low, found.high)})"
 
 
 def _cell(text: str) -> str:

@@ -30,6 +30,13 @@ def shown(name: str, value: object) -> str:
     return _plain(float(value))
 
 
+def interval(name: str, low: float, high: float) -> str:
+    """Both ends of an interval, their unit once: ``69.0 to 73.0 %``."""
+    first, last = shown(name, low), shown(name, high)
+    number, space, unit = last.rpartition(" ")
+    return f"{first.removesuffix(space + unit) if number else first} to {last}"
+
+
 def heading(name: str) -> str:
     """A measure's or a setting's name as a heading: ``cosine_mean`` is ``cosine mean``."""
     return name.replace("_", " ")

@@ -14,7 +14,7 @@ from slimbind.errors import UsageError
 from slimbind.evaluate.record import Record
 from slimbind.evaluate.report import tables
 from slimbind.evaluate.report.figures import drawn
-from slimbind.evaluate.report.grouping import Group, all_labels, groups
+from slimbind.evaluate.report.grouping import Group, all_labels, groups, short_names
 from slimbind.evaluate.report.markup import add, document, tag
 from slimbind.evaluate.report.tables import name_of
 
@@ -82,7 +82,7 @@ def html(records: Sequence[Record], *, title: str = "Evaluation") -> str:
     nav = tag(
         "nav", tag("ul", *(tag("li", tag("a", text, href=f"#{to}")) for to, text in links)), aria_label="Contents"
     )
-    header = tag("header", tag("h1", title), tag("p", _about(records), class_="faint"), nav)
+    header = tag("header", tag("h1", title), *_about(records), nav)
     body = tag("body", header, main, _environment(records))
     return document(tag("html", _head(title), body, lang="en"))
 
@@ -99,11 +99,14 @@ def _head(title: str) -> Element:
     )
 
 
-def _about(records: Sequence[Record]) -> str:
-    models = list(dict.fromkeys(record.model for record in records))
+def _about(records: Sequence[Record]) -> list[Element]:
+    """Which models, by their whole names where tables call them otherwise; and when."""
+    names = short_names(list(dict.fromkeys(record.model for record in records)))
     times = sorted({str(record.environment["time"]) for record in records if "time" in record.environment})
-    told = f"{'Model' if len(models) == 1 else 'Models'}: {', '.join(models)}"
-    return f"{told}. Measured {times[-1]}." if times else f"{told}."
+    told = f"{'Model' if len(names) == 1 else 'Models'}: {', '.join(names.values())}."
+    found = [tag("p", f"{told} Measured {times[-1]}." if times else told, class_="faint")]
+    longer = {name: model for model, name in names.items() if name != model.rstrip("/")}
+    return [*found, tables.pairs(longer)] if longer else found
 
 
 def _summary(found: Sequence[Group]) -> Element:
@@ -124,14 +127,13 @@ def _section(anchor: str, task: str, of: Sequence[Group]) -> Element:
     section = tag("section", tag("h2", name_of(task), id=anchor), aria_labelledby=anchor)
     for group in of:
         add(section, tag("h3", group.title))
-        add(section, *drawn(group))
-        for column in group.columns:
-            if column.record.settings:
-                add(
-                    section,
-                    tag("p", f"Settings of {column.label}", class_="faint"),
-                    tables.pairs(column.record.settings),
-                )
+        figures = drawn(group)
+        add(section, *figures)
+        told = {column.label: column.record.settings for column in group.columns if column.record.settings}
+        if told:
+            add(section, tag("p", "Settings", class_="faint"), tables.side_by_side_values(told))
+        elif not figures:
+            add(section, tag("p", "All its numbers are in the summary.", class_="faint"))
     return section
 
 

@@ -72,7 +72,7 @@ def lines(
     across = sorted({point[0] for point in points}) or [0.0, 1.0]
     octaves = across[0] > 0 and across[-1] / across[0] >= 8
     ticks = round_ticks(0.0, max([point[1] for point in points], default=1.0))
-    top = 20 + 16 * len(series)
+    top = 26 + 16 * len(series)
     drawing = canvas(WIDTH, top + _HEIGHT + 40, label)
     span = WIDTH - _LEFT - _RIGHT
 

@@ -11,37 +11,35 @@ from xml.etree.ElementTree import Element
 from slimbind.evaluate.record import Estimate
 from slimbind.evaluate.report.grouping import Group
 from slimbind.evaluate.report.markup import Node, add, tag
-from slimbind.evaluate.report.numbers import heading, shown
+from slimbind.evaluate.report.numbers import heading, interval, shown
 
 MOST_ROWS = 200  # of a table; the rest is in the JSON, and the table says so
 _MOST_COLUMNS = 40
 _LONGEST = 300  # characters of a cell
+_LONG_WORD, _SHORT = 22, 14
 
 
 def measures_table(of: Sequence[Group], columns: Sequence[str], *, caption: str) -> Element:
     """A row for each measure of each group, a column for each of ``columns``."""
-    by_task = len(of) > 1
-    body: list[Element] = []
-    for group in of:
-        for place, measure in enumerate(group.measures):
-            estimates = [group.estimate(measure, label) for label in columns]
-            name = tag("th", f"{group.title}: {heading(measure)}" if by_task else heading(measure), scope="row")
-            row = tag("tr", name, *(_estimate(measure, one) for one in estimates))
-            if by_task and not place:
-                row.set("class", "begins")
-            body.append(row)
     head = [tag("th", "measure", scope="col"), *(tag("th", label, scope="col", class_="number") for label in columns)]
-    return boxed(tag("table", tag("caption", caption), tag("thead", tag("tr", *head)), tag("tbody", *body)), caption)
+    table = tag("table", _caption(caption), tag("thead", tag("tr", *head)))
+    for group in (one for one in of if one.measures):
+        body = tag("tbody")
+        if len(of) > 1:
+            begins = tag("th", tag("span", group.title), scope="rowgroup", colspan=1 + len(columns))
+            add(body, tag("tr", begins, class_="begins"))
+        for measure in group.measures:
+            cells = [_estimate(measure, group.estimate(measure, label)) for label in columns]
+            add(body, tag("tr", tag("th", heading(measure), scope="row", class_=_kind(measure)), *cells))
+        add(table, body)
+    return boxed(table, caption)
 
 
 def _estimate(measure: str, found: Estimate | None) -> Element:
     cell = tag("td", class_="number")
-    if found is None:
-        add(cell, "-")
-        return cell
-    add(cell, shown(measure, found.value))
-    if found.low is not None and found.high is not None:
-        add(cell, tag("small", f"{shown(measure, found.low)} to {shown(measure, found.high)}"))
+    add(cell, "-" if found is None else shown(measure, found.value))
+    if found is not None and found.low is not None and found.high is not None:
+        add(cell, tag("small", interval(measure, found.low, found.high)))
     return cell
 
 
@@ -56,10 +54,23 @@ def rows_table(rows: Sequence[Mapping[str, Any]], *, caption: str, most: int = M
         cells: list[Node] = []
         for place, key in enumerate(keys):
             text = cut(shown(key, row.get(key)) if _is_plain(row.get(key)) else _brief(row[key]))
-            kind = "number" if numeric[key] else None
+            kind = _kind(text, is_number=numeric[key])
             cells.append(tag("td", text, class_=kind) if place else tag("th", text, scope="row", class_=kind))
         body.append(tag("tr", *cells))
-    return boxed(tag("table", tag("caption", told), tag("thead", tag("tr", *head)), tag("tbody", *body)), caption)
+    return boxed(tag("table", _caption(told), tag("thead", tag("tr", *head)), tag("tbody", *body)), caption)
+
+
+def _caption(text: str) -> Element:
+    return tag("caption", tag("span", text))
+
+
+def _kind(text: str, *, is_number: bool = False) -> str | None:
+    """A class for a cell: numbers stand to the right, words that are too wide may be broken, short text may not."""
+    if is_number:
+        return "number"
+    if max(map(len, text.split()), default=0) > _LONG_WORD:
+        return "long"
+    return "short" if len(text) <= _SHORT else None
 
 
 def boxed(content: Element, label: str) -> Element:
@@ -76,19 +87,41 @@ def pairs(values: Mapping[str, Any]) -> Element:
     return found
 
 
-def anything(details: Mapping[str, Any], *, caption: str) -> list[Element]:
-    """What nobody knows how to draw: rows as tables, plain values as a list, all else in brief."""
-    plain: dict[str, Any] = {}
-    found: list[Element] = []
-    for key, value in details.items():
-        told = f"{caption}: {heading(key)}"
-        if _are_rows(value):
-            found.append(rows_table(value, caption=told))
-        elif isinstance(value, Mapping) and value and all(isinstance(one, Mapping) for one in value.values()):
-            found.append(rows_table([{heading(key): name} | dict(one) for name, one in value.items()], caption=told))
-        else:
-            plain[key] = value
-    return ([pairs(plain)] if plain else []) + found
+def anything(details: Mapping[str, Mapping[str, Any]]) -> list[Element]:
+    """What nobody knows how to draw: rows as tables, plain values as a list, all else in brief.
+
+    Args:
+        details: of each model, by its heading.
+    """
+    plain: dict[str, Mapping[str, Any]] = {}
+    tables: dict[str, list[Mapping[str, Any]]] = {}
+    for label, told in details.items():
+        of_model = {"model": label} if len(details) > 1 else {}
+        rest: dict[str, Any] = {}
+        for key, value in told.items():
+            if isinstance(value, Mapping) and value and all(isinstance(one, Mapping) for one in value.values()):
+                value = [{heading(key): name} | dict(one) for name, one in value.items()]
+            if _are_rows(value):
+                tables.setdefault(key, []).extend(of_model | dict(row) for row in value)
+            else:
+                rest[key] = value
+        if rest:
+            plain[label] = rest
+    found = [side_by_side_values(plain)] if plain else []
+    return found + [rows_table(rows, caption=heading(key)) for key, rows in tables.items()]
+
+
+def side_by_side_values(values: Mapping[str, Mapping[str, Any]]) -> Element:
+    """Names and values of several models: a list of what all have in common, and a table of what differs."""
+    keys = list(dict.fromkeys(key for one in values.values() for key in one))
+    first = next(iter(values.values()))
+    common = [key for key in keys if all(key in one and one[key] == first[key] for one in values.values())]
+    found = tag("div", pairs({key: first[key] for key in common}) if common else None)
+    differing = [key for key in keys if key not in common]
+    if differing:
+        rows = [{"model": label} | {key: one[key] for key in differing if key in one} for label, one in values.items()]
+        add(found, rows_table(rows, caption="what differs between the models"))
+    return found
 
 
 def _are_rows(value: object) -> bool:
