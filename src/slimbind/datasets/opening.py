@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slimbind.datasets import cifar, esc50, hf_parquet, idx, webdataset
 from slimbind.datasets.dataset import Dataset
 from slimbind.datasets.files import subfolders
 from slimbind.datasets.folder import Folder
@@ -47,34 +48,79 @@ class _Kind:
     paths: int | None = 1
 
 
-def _is_table(paths: tuple[Path, ...]) -> bool:
-    return len(paths) == 1 and paths[0].is_file() and paths[0].suffix.lower() in TABLES
+def _one(fits: Callable[[Path], bool]) -> Callable[[tuple[Path, ...]], bool]:
+    """A test of a single path."""
+    return lambda paths: len(paths) == 1 and fits(paths[0])
 
 
-def _is_two_folders(paths: tuple[Path, ...]) -> bool:
-    return len(paths) == 2 and all(path.is_dir() for path in paths)
+def _is_table(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in TABLES
 
 
-def _has_subfolders(paths: tuple[Path, ...]) -> bool:
-    return len(paths) == 1 and paths[0].is_dir() and bool(subfolders(paths[0]))
+def _shards(asked: _Asked) -> list[Path]:
+    return [shard for path in asked.paths for shard in webdataset.shards_of(path, asked.split)]
 
 
+# In the order in which they are tried; what is most particular comes first.
 _KINDS: dict[str, _Kind] = {
+    "cifar10": _Kind(
+        "cifar-10-python.tar.gz, or a folder with batches.meta and test_batch",
+        _one(lambda path: cifar.kind_of(path) == "cifar10"),
+        lambda asked: cifar.Cifar(asked.path, "cifar10", split=asked.split),
+        frozenset({"split"}),
+    ),
+    "cifar100": _Kind(
+        "cifar-100-python.tar.gz, or a folder with meta and test",
+        _one(lambda path: cifar.kind_of(path) == "cifar100"),
+        lambda asked: cifar.Cifar(asked.path, "cifar100", split=asked.split),
+        frozenset({"split"}),
+    ),
+    "fashion-mnist": _Kind(
+        "the same as idx, in a place whose name has 'fashion' in it",
+        _one(lambda path: idx.kind_of(path) == "fashion-mnist"),
+        lambda asked: idx.Idx(asked.path, "fashion-mnist", split=asked.split),
+        frozenset({"split"}),
+    ),
+    "idx": _Kind(
+        "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or .gz, or their folder",
+        _one(lambda path: idx.kind_of(path) == "idx"),
+        lambda asked: idx.Idx(asked.path, "idx", split=asked.split),
+        frozenset({"split"}),
+    ),
+    "esc50": _Kind(
+        "a folder with meta/esc50.csv and audio/",
+        _one(esc50.is_one),
+        lambda asked: esc50.Esc50(asked.path, split=asked.split),
+        frozenset({"split"}),
+    ),
+    "webdataset": _Kind(
+        "one or many .tar, .tar.gz or .tgz, or a folder of them",
+        lambda paths: all(webdataset.has_shards(path) for path in paths),
+        lambda asked: webdataset.WebDataset(_shards(asked), asked.path, columns=asked.columns, modalities=asked.pair),
+        frozenset({"columns", "split"}),
+        paths=None,
+    ),
+    "hf-parquet": _Kind(
+        "a .parquet with pictures or sounds in it, or a folder of such",
+        _one(hf_parquet.has_media),
+        lambda asked: hf_parquet.HfParquet(asked.path, columns=asked.columns, modalities=asked.pair, split=asked.split),
+        frozenset({"columns", "split"}),
+    ),
     "pairs": _Kind(
         "a .csv, .tsv or .parquet with two columns that belong together",
-        _is_table,
+        _one(_is_table),
         lambda asked: Pairs(asked.path, columns=asked.columns, modalities=asked.pair, root=asked.root),
         frozenset({"columns", "root"}),
     ),
     "matching": _Kind(
         "two folders in which what belongs together has the same name",
-        _is_two_folders,
+        lambda paths: len(paths) == 2 and all(path.is_dir() for path in paths),
         lambda asked: Matching(asked.paths[0], asked.paths[1], modalities=asked.pair),
         paths=2,
     ),
     "folder": _Kind(
         "a folder with a subfolder of files for each class",
-        _has_subfolders,
+        _one(lambda path: path.is_dir() and bool(subfolders(path))),
         lambda asked: Folder(asked.path, modality=asked.pair[0], split=asked.split),
         frozenset({"split"}),
     ),
@@ -94,11 +140,13 @@ def open(
     """Open a data set. Names, headers and lists are read now, contents as they are asked for.
 
     Args:
-        paths: a file or folder; two folders for ``matching``.
+        paths: a file or folder; two folders for ``matching``, any number of tars for ``webdataset``.
         kind: one of ``KINDS``, or ``auto``: the first in their order that fits what is there.
-        columns: of a table: which two belong together.
+        columns: which belong together: of a table two, of ``webdataset`` types of files, of ``hf-parquet`` the data and
+            their label or caption.
         modalities: of the samples, and in pairs of their other side; by default what the file types tell.
-        split: which part of it, for example ``train`` or ``test``.
+        split: which part of it, for example ``train`` or ``test``. CIFAR and idx give ``test`` by default, and have
+            ``all``; of other kinds everything is given, unless they are in parts, which must then be named.
         root: of a table: where its relative paths begin, and what no path of it may leave (default: its folder).
 
     Raises:
@@ -135,7 +183,11 @@ def open(
                 f"{option} was given, but {asked.path} is a data set of kind {name}",
                 hint=f"for {', '.join(takes)} only",
             )
-    return chosen.make(asked)
+    made = chosen.make(asked)
+    for wanted, found in zip(told, made.modalities, strict=False):
+        if wanted not in (None, found):
+            raise UsageError(f"{wanted} was asked for, but {asked.path} has {found}", hint=f"it is of kind {name}")
+    return made
 
 
 def _detected(paths: tuple[Path, ...]) -> str:

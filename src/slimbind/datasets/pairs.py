@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from slimbind.datasets.dataset import Dataset, Sample
 from slimbind.datasets.files import inside, modality_of_names
-from slimbind.errors import DatasetError, MissingExtraError, UsageError
+from slimbind.datasets.parquet import parquet_file
+from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import check_modality
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -123,27 +121,6 @@ class _Parquet:
             for batch in file.iter_batches(_ROWS, columns=list(columns)):
                 for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     yield tuple(cell if isinstance(cell, str) else None for cell in row)
-
-
-@contextmanager
-def parquet_file(path: Path) -> Iterator[Any]:
-    """An opened ``pyarrow.parquet.ParquetFile``; what is wrong with it is found while it is read, too.
-
-    Raises:
-        MissingExtraError: pyarrow is not installed. DatasetError: it is no parquet file, or damaged.
-    """
-    if find_spec("pyarrow") is None:
-        raise MissingExtraError("pyarrow, which reads parquet files,", extra="parquet")
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (OSError, ValueError, pa.ArrowException) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{path} cannot be read as parquet: {first[:200]}"
-        raise DatasetError(message, hint="copy or download it again") from error
 
 
 def _table(path: Path) -> _Csv | _Parquet:
