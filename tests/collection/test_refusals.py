@@ -53,6 +53,22 @@ def test_vectors_of_another_encoder_are_refused(shelf):
         shelf.add(units(1), ids=["y"], modality="audio", encoders={"audio": "b"})
 
 
+def test_encoder_ids_are_kept_or_refused_and_never_forgotten(tmp_path):
+    with Collection.create(tmp_path / "shelf") as shelf:
+        for modality, match in (("", "given for text, vision, and 'x' has no modality"), ("audio", "'x' is audio")):
+            for write in (shelf.add, shelf.upsert):
+                with pytest.raises(UsageError, match=match):
+                    write(units(1), ids=["x"], modality=modality, encoders=IDS)
+        assert (len(shelf), shelf.encoders) == (0, {})
+        shelf.add(units(1), ids=["x"], modality="vision", encoders=IDS)
+        assert shelf.encoders == IDS  # that of texts as well, in which the pictures will be asked for
+        with pytest.raises(CollectionError, match=f"text of encoder {'t' * 16}; these are of encoder other"):
+            shelf.add(units(2), ids=["y"], modality="vision", encoders={**IDS, "text": "other"})
+        shelf.add(units(2), ids=["y"], modality="vision", encoders={"vision": IDS["vision"]})
+        shelf.add(units(3), ids=["z"])  # nothing is known of it, and nothing was said
+        assert shelf.encoders == IDS
+
+
 def test_a_model_that_does_not_fit_is_told_how_to_mend_it(shelf):
     shelf.check(IDS, model="mini")
     shelf.check({**IDS, "audio": "a"}, model="mini")

@@ -97,14 +97,16 @@ class Collection(Readable):
             sources: where each came from (default: its id).
             metadata: of each, anything that JSON can say, by name.
             hashes: a hash of each one's content, which ``duplicates`` compares.
-            encoders: encoder id by modality; needed where the collection knows one.
+            encoders: encoder id by modality, of the items and perhaps of more; needed where the collection knows one.
+                All are kept.
 
         Raises:
             CollectionError: an id is there already; a vector is zero, not finite, of another length or encoder; the
                 disk is full; or another process writes and was not done in time. Nothing was added then.
-            UsageError: the arguments do not fit together.
+            UsageError: the arguments do not fit together, or encoder ids are given and none is of an item's modality.
         """
-        self.put(described(ids, modality, sources, metadata, hashes), vectors, encoders=encoders, replace=False)
+        entries = described(ids, modality, sources, metadata, hashes, encoders)
+        self.put(entries, vectors, encoders=encoders, replace=False)
 
     def upsert(
         self,
@@ -118,7 +120,8 @@ class Collection(Readable):
         encoders: Mapping[str, str] | None = None,
     ) -> int:
         """As ``add``, but an item whose id is there takes the place of the old one; says how many did."""
-        return self.put(described(ids, modality, sources, metadata, hashes), vectors, encoders=encoders)
+        entries = described(ids, modality, sources, metadata, hashes, encoders)
+        return self.put(entries, vectors, encoders=encoders)
 
     def put(
         self,
@@ -160,8 +163,7 @@ class Collection(Readable):
             modalities = {entry.modality for entry in entries}
             if header.meet(known, self.folder, dim=rows.shape[1], encoders=told, modalities=modalities):
                 codes.check(known.codec, rows.shape[1])
-                new = {name: told[name] for name in modalities & told.keys()}
-                header.change(connection, dim=rows.shape[1], encoders={**known.encoders, **new})
+                header.change(connection, dim=rows.shape[1], encoders={**known.encoders, **told})
             return prepared.write(connection, self.folder, known, rows, replace=replace)
 
     def update(self, entries: Sequence[Entry]) -> None:

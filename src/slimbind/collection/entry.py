@@ -75,11 +75,13 @@ def described(
     sources: Sequence[str | os.PathLike[str]] | None,
     metadata: Sequence[Mapping[str, Any]] | None,
     hashes: Sequence[str] | None,
+    encoders: Mapping[str, str] | None,
 ) -> list[Entry]:
     """Entries out of columns; the arguments are those of ``Collection.add``.
 
     Raises:
-        UsageError: the columns are not of one length, or not of what they should be.
+        UsageError: the columns are not of one length, or not of what they should be; or encoder ids are given, and
+            none for the modality of an item.
     """
     names = ids_of(ids)
     count = len(names)
@@ -97,4 +99,11 @@ def described(
             raise UsageError(f"{what} is {column!r}", hint=f"give a list with one for each of the {count} ids")
         if len(column) != count:
             raise UsageError(f"there are {count} ids and {len(column)} of {what}", hint="give one for each")
-    return [Entry(*row) for row in zip(names, *columns, strict=True)]
+    entries = [Entry(*row) for row in zip(names, *columns, strict=True)]
+    if encoders and (entry := next((entry for entry in entries if entry.modality not in encoders), None)) is not None:
+        raise UsageError(
+            f"encoder ids are given for {', '.join(sorted(encoders))}, and {entry.id!r} "
+            + (f"is {entry.modality}" if entry.modality else "has no modality"),
+            hint="say which modality the items are: modality='vision'",
+        )
+    return entries

@@ -116,7 +116,7 @@ def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str],
         header: of the collection.
         folder: of the collection, for messages.
         dim: length of the new vectors.
-        encoders: encoder id of each modality, as far as the caller said.
+        encoders: encoder id by modality, as far as the caller said; of others than those of the vectors too.
         modalities: the modalities of the new vectors.
 
     Raises:
@@ -127,7 +127,7 @@ def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str],
             f"the collection {folder} holds vectors of {header.dim} dimensions, and these have {dim}",
             hint="embed with the model of the collection, or make another collection",
         )
-    for modality in sorted(modalities & header.encoders.keys()):
+    for modality in sorted((modalities | encoders.keys()) & header.encoders.keys()):
         mine, other = header.encoders[modality], encoders.get(modality)
         if other is None:
             raise CollectionError(
@@ -141,7 +141,7 @@ def meet(header: Header, folder: Path, *, dim: int, encoders: Mapping[str, str],
                 f"{other}, and cannot be compared",
                 hint="embed with the model of the collection, or make another collection",
             )
-    return header.dim is None or any(name not in header.encoders for name in modalities & encoders.keys())
+    return header.dim is None or not encoders.keys() <= header.encoders.keys()
 
 
 def check_model(
