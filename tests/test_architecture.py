@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": BUILD,
     "quantize": BUILD | {"evaluate"},  # evaluate only in the job, which ends with the report of what was lost
     "datasets": BASE | {"media", "datasets"},
-    "evaluate": STORE | {"runtime", "datasets", "evaluate"},
+    "evaluate": STORE | {"runtime", "datasets", "codecs", "evaluate"},
     "codecs": BASE | {"codecs"},
     "collection": BASE | {"codecs", "collection"},
     "bulk": STORE | {"runtime", "collection", "codecs", "bulk"},

@@ -8,6 +8,9 @@ import typer
 
 # Command -> the module under slimbind.cli that holds its function (dashes as underscores), in the order of the help.
 COMMANDS: dict[str, str] = {
+    "zero-shot": "evaluate_zero_shot",
+    "linear-probe": "evaluate_linear_probe",
+    "retrieval": "evaluate_retrieval",
     "fidelity": "fidelity",
 }
 

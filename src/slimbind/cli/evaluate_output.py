@@ -20,8 +20,8 @@ Html = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of the samples that intervals are from, and of what is shuffled.")]
 
 
-def check_html(path: Path | None) -> None:
-    """Refuse a page that could not be written, before any work is done.
+def check_html(path: Path | None, *, option: str = "--html") -> None:
+    """Refuse a page, or what else ``option`` names, that could not be written, before any work is done.
 
     Raises:
         UsageError: it is a folder, or lies in a folder that is not there.
@@ -29,9 +29,9 @@ def check_html(path: Path | None) -> None:
     if path is None:
         return
     if path.is_dir():
-        raise UsageError(f"--html {path} is a folder", hint="name a file")
+        raise UsageError(f"{option} {path} is a folder", hint="name a file")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--html {path}: there is no folder {path.absolute().parent}", hint="make it first")
+        raise UsageError(f"{option} {path}: there is no folder {path.absolute().parent}", hint="make it first")
 
 
 def finish(records: Sequence[Record], *, as_json: bool, html: Path | None, title: str = "") -> None:
@@ -51,8 +51,7 @@ def finish(records: Sequence[Record], *, as_json: bool, html: Path | None, title
         told = [record.to_dict() for record in records]
         typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False))
     else:
-        for record in records:
-            print_measures(record)
+        print_measures(records)
     for record in records:
         for item, reason in record.failed:
             console.say(f"failed: {item}: {reason}")
@@ -60,15 +59,48 @@ def finish(records: Sequence[Record], *, as_json: bool, html: Path | None, title
         raise typer.Exit(4)
 
 
-def print_measures(record: Record) -> None:
-    """The numbers of a record, one a line, with their intervals."""
-    typer.echo(console.printable(record.title))
-    width = max((len(name) for name in record.measures), default=0)
-    for name, estimate in record.measures.items():
-        typer.echo(console.printable(f"  {name:<{width}}  {shown(estimate)}"))
+def print_measures(records: Sequence[Record]) -> None:
+    """The numbers, records of one evaluation side by side; a single one has its intervals beside it."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from slimbind.evaluate.report.grouping import groups
+    from slimbind.evaluate.report.numbers import heading, shown
+
+    out = Console(highlight=False, soft_wrap=True)
+    for group in groups(records):
+        alone = len(group.columns) == 1
+        table = Table(box=None, pad_edge=False, padding=(0, 1))
+        headings = (
+            ["", "95 % interval", "of"]
+            if alone
+            else [_short(column.label, column.record.model) for column in group.columns]
+        )
+        for place, text in enumerate(("measure", *headings)):
+            table.add_column(Text(console.printable(text)), justify="right" if place else "left", no_wrap=True)
+        for name in group.measures:
+            found = [group.estimate(name, column.label) for column in group.columns]
+            cells = ["-" if one is None else shown(name, one.value) for one in found]
+            if alone:
+                cells += _certainty(name, found[0])
+            table.add_row(Text(console.printable(heading(name))), *cells)
+        out.print(Text(console.printable(group.title)))
+        out.print(table)
 
 
-def shown(estimate: Estimate) -> str:
-    """A number and its interval, to four digits."""
-    interval = "" if estimate.low is None else f"  ({estimate.low:.4g} to {estimate.high:.4g})"
-    return f"{estimate.value:.4g}{interval}  n={estimate.n}"
+def _short(label: str, model: str) -> str:
+    """A column's heading without the model, where something else tells it apart."""
+    return label.removeprefix(f"{model}, ") or label
+
+
+def _certainty(name: str, estimate: Estimate | None) -> tuple[str, str]:
+    """The interval, and how many items it is from; empty where there is none."""
+    from slimbind.evaluate.report.numbers import shown
+
+    if estimate is None:
+        return "", ""
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{shown(name, estimate.low)} to {shown(name, estimate.high)}"
+    return interval, str(estimate.n or "")

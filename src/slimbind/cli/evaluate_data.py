@@ -1,0 +1,35 @@
+"""How ``slimbind eval`` commands name data: the options they share, and what they open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from slimbind.datasets import Dataset
+
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A file or folder (see docs/evaluation.md).")]
+Kind = Annotated[str, typer.Option("--kind", help="What DATA is, where it is not clear: folder, pairs, ...")]
+Split = Annotated[str | None, typer.Option("--split", help="Which part of it, for example test.")]
+Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Most items, evenly spread over the data.")]
+
+
+def opened(
+    paths: Sequence[Path],
+    *,
+    kind: str = "auto",
+    modalities: Sequence[str | None] = (),
+    split: str | None = None,
+    columns: Sequence[str] | None = None,
+) -> Dataset:
+    """The data set that is named on the command line.
+
+    Raises:
+        UsageError, DatasetError: it is not there, or is none.
+    """
+    from slimbind import datasets
+
+    return datasets.open(*paths, kind=kind, modalities=modalities, split=split, columns=columns)

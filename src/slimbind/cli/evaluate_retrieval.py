@@ -1,0 +1,81 @@
+"""``slimbind eval retrieval``: does each item find what belongs to it?"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slimbind.cli import console, evaluate_data, options
+from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+
+
+def retrieval(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .csv, .tsv or .parquet of pairs, or a folder.")],
+    other: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OTHER]", help="A second folder, in which partners have the same names.", show_default=False
+        ),
+    ] = None,
+    model: options.Model = "mini",
+    columns: Annotated[
+        str, typer.Option("--columns", help="Of a table: the two that belong together, for example image,caption.")
+    ] = "",
+    modalities: Annotated[
+        str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
+    ] = "",
+    codecs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--codec", "-c", help="Compress what is searched with this as well (see docs/codecs.md). Repeat it."
+        ),
+    ] = None,
+    fitted: Annotated[
+        bool, typer.Option("--fit/--no-fit", help="Fit codes to texts that people ask, as an index does.")
+    ] = True,
+    kind: evaluate_data.Kind = "auto",
+    split: evaluate_data.Split = None,
+    samples: evaluate_data.Samples = None,
+    seed: Seed = 0,
+    batch_size: options.BatchSize = None,
+    threads: options.Threads = None,
+    device: options.Device = "cpu",
+    progress: options.Progress = None,
+    as_json: options.Json = False,
+    html: Html = None,
+) -> None:
+    """Search one side of pairs with the other, both ways: how often is the partner among the first 1, 5 and 10?
+
+    An item with several partners has found them when it has found one. The median rank is that of the best partner.
+    With --codec the same is done on compressed vectors, beside the whole ones.
+
+    slimbind eval retrieval captions.csv --codec sq8 --codec rabitq4
+    """
+    import slimbind
+    from slimbind.bulk.prompts import PROMPTS
+    from slimbind.evaluate.retrieval import retrieval as evaluate
+
+    check_html(html)
+    opened = evaluate_data.opened(
+        [data] if other is None else [data, other],
+        kind=kind,
+        modalities=options.modality_list(modalities) or [],
+        split=split,
+        columns=[name.strip() for name in columns.split(",")] if columns else None,
+    )
+    with slimbind.load(model, threads=threads, device=device) as loaded:
+        records = evaluate(
+            loaded,
+            opened,
+            name=model,
+            codecs=codecs or (),
+            prompts=PROMPTS if fitted else (),
+            samples=samples,
+            seed=seed,
+            batch_size=batch_size,
+            progress=partial(console.progress, show=progress),
+        )
+    finish(records, as_json=as_json, html=html)

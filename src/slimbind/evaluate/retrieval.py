@@ -1,0 +1,304 @@
+"""Retrieval: does each item find what belongs to it among all items of another modality, whole and compressed?"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import JsonValue
+
+from slimbind.codecs.codec import open_codec
+from slimbind.codecs.index import CodeIndex
+from slimbind.codecs.spec import CodecSpec, parse
+from slimbind.codecs.transform import Transform, fit
+from slimbind.datasets import Dataset, Sample
+from slimbind.errors import UsageError
+from slimbind.evaluate import metrics
+from slimbind.evaluate.embedding import Failed, Progress, Vectors, embed, silent, spread
+from slimbind.evaluate.metrics import Integers, Positives
+from slimbind.evaluate.record import Estimate, Record, environment
+from slimbind.runtime.model import Model
+
+DEPTHS = (1, 5, 10)
+WHOLE = "f32"
+
+
+@dataclass(frozen=True)
+class Paired:
+    """The two sides of a data set of pairs, embedded; an item that occurs in several pairs is there once.
+
+    Args:
+        first: unit vectors ``[n, dim]``.
+        second: unit vectors ``[m, dim]``.
+        pairs: which belong together: rows of ``first`` and ``second`` ``[p, 2]``. Every row is in a pair.
+        failed: items that could not be read, and why.
+    """
+
+    first: Vectors
+    second: Vectors
+    pairs: Integers
+    failed: Failed = ()
+
+
+def retrieval(
+    model: Model,
+    data: Dataset,
+    *,
+    name: str = "",
+    codecs: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress = silent,
+) -> list[Record]:
+    """Search the second side of each pair with the first, and the first with the second.
+
+    Args:
+        model: with the modalities of the data.
+        data: with pairs. Equal items are one item, with all that it is paired with.
+        name: the model's, for the record; by default its id.
+        codecs: what the searched side is compressed with, one after the other (see ``codecs.spec``); f32 always comes
+            first.
+        prompts: texts that codes are fitted to where texts search, as a collection does; without them, and where the
+            model has no text, codecs are used as they are.
+        samples: most pairs, evenly spread over the data.
+        seed: of the intervals.
+        batch_size: most views in a forward pass.
+        progress: shows it.
+
+    Returns:
+        A record for each codec; see ``score`` for its measures.
+
+    Raises:
+        UsageError: the data have no pairs, there is no such codec, the model lacks a modality, or nothing can be read.
+        ArtifactCorruptError, EngineError: a tower cannot be opened.
+    """
+    wanted = {str(one): one for one in (parse(text, model.dim) for text in (WHOLE, *codecs))}
+    if len(data.modalities) != 2:
+        raise UsageError(
+            f"{data.path} has no pairs", hint="give a table with two columns, or two folders with the same names"
+        )
+    for modality in data.modalities:
+        model.encoder(modality)  # a tower that is not there is told before anything is embedded
+    found = embed_pairs(model, data, samples=samples, batch_size=batch_size, progress=progress)
+    asked = model.embed(prompts, "text") if prompts and len(wanted) > 1 and "text" in data.modalities else None
+    about: dict[str, JsonValue] = {
+        "data": str(data.path),
+        "kind": data.kind,
+        "modalities": list(data.modalities),
+        "pairs": len(found.pairs),
+        "seed": seed,
+    }
+    records: list[Record] = []
+    for text, spec in wanted.items():
+        measures, directions = score(found, data.modalities, spec, prompts=asked, seed=seed, progress=progress)
+        records.append(
+            Record(
+                task="retrieval",
+                title=f"{data.path.name}: {data.modalities[0]} and {data.modalities[1]}",
+                model=name or model.id,
+                settings=about | {"codec": text},
+                measures=measures,
+                details={"directions": directions},
+                failed=found.failed,
+                environment=environment(model),
+            )
+        )
+    return records
+
+
+def embed_pairs(
+    model: Model,
+    data: Dataset,
+    *,
+    samples: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress = silent,
+) -> Paired:
+    """Embed both sides of a data set of pairs, each item once; the data are read twice.
+
+    Raises:
+        UsageError: no item of a side can be embedded, or no pair is whole.
+        ArtifactCorruptError, EngineError: the tower cannot be opened.
+    """
+    numbers: tuple[dict[Hashable, int], dict[Hashable, int]] = ({}, {})
+    pairs: list[tuple[int, int]] = []
+
+    def items(side: int) -> Iterator[tuple[str, Any]]:
+        """What this side has, each once; the numbers of both sides are learned while the first is read."""
+        told = -1
+        for sample in spread(data, samples)[0]:
+            keys = _identity(sample.data), _identity(sample.other)
+            if side == 0:
+                pairs.append(tuple(numbers[n].setdefault(key, len(numbers[n])) for n, key in enumerate(keys)))  # type: ignore[arg-type]
+            number = numbers[side].get(keys[side], -1)  # -1: the data changed meanwhile
+            if number > told:
+                told = number
+                yield _name(sample, side, data.modalities[side]), sample.other if side else sample.data
+
+    left, right = (
+        embed(
+            model,
+            items(side),
+            data.modalities[side],
+            total=len(numbers[1]) if side else spread(data, samples)[1],
+            batch_size=batch_size,
+            progress=progress,
+        )
+        for side in (0, 1)
+    )
+    # Only pairs whose two items could be read count, and only items that are in such a pair are searched.
+    table = np.array(pairs, np.int64)
+    whole = np.unique(table[np.isin(table[:, 0], left.places) & np.isin(table[:, 1], right.places)], axis=0)
+    if not len(whole):
+        raise UsageError(f"of no pair of {data.path} both items could be embedded", hint="see what failed")
+    vectors, columns = [], []
+    for side, found in enumerate((left, right)):
+        kept, column = np.unique(whole[:, side], return_inverse=True)
+        vectors.append(found.vectors[np.searchsorted(found.places, kept)])
+        columns.append(column)
+    failed = (*data.skipped, *left.failed, *right.failed)
+    return Paired(vectors[0], vectors[1], np.stack(columns, axis=1).astype(np.int64), failed)
+
+
+def score(
+    found: Paired,
+    modalities: Sequence[str],
+    codec: CodecSpec | str = WHOLE,
+    *,
+    prompts: Vectors | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> tuple[dict[str, Estimate], dict[str, JsonValue]]:
+    """R@1, R@5, R@10 and the median rank of both directions, from embeddings that are there already.
+
+    A query's rank is that of the best item that belongs to it (R@k counts as CLIP_benchmark does). Of codecs with
+    ``refine(...)`` the ten best are searched for, as ``slimbind search`` does; where the median lies behind them, it is
+    not told. Intervals draw whole groups: texts whose first partner is the same are drawn together.
+
+    Args:
+        found: the pairs.
+        modalities: of both sides, for the names.
+        codec: what the searched side is compressed with.
+        prompts: texts that codes are fitted to where texts search ``[any, dim]``.
+        seed: of the intervals.
+        progress: shows it.
+
+    Returns:
+        The measures, and for each direction how many queries and items it has.
+    """
+    spec = parse(codec, found.first.shape[1]) if isinstance(codec, str) else codec
+    measures: dict[str, Estimate] = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))}
+    directions: dict[str, JsonValue] = {}
+    names = list(modalities)
+    if names[0] == names[1]:
+        names = [f"first {names[0]}", f"second {names[1]}"]
+    sides = (found.first, found.second)
+    for asking, asked in ((0, 1), (1, 0)):
+        direction = f"{names[asking]} to {names[asked]}"
+        queries, gallery = sides[asking], sides[asked]
+        positives = Positives.of_pairs(found.pairs[:, asking], found.pairs[:, asked], len(queries))
+        known = {"text": prompts} if prompts is not None and modalities[asking] == "text" else {}
+        with progress(f"searching {direction}, {spec}", total=len(queries)) as advance:
+            ranks = ranks_through(spec, queries, gallery, positives, known, advance)
+        statistics = {f"{direction} R@{depth}": metrics.mean_of(ranks <= depth) for depth in DEPTHS}
+        if np.isfinite(np.median(ranks)):
+            statistics[f"{direction} median rank"] = metrics.median_of(ranks)
+        groups = positives.items[positives.starts[:-1]]
+        told = metrics.bootstrap(statistics, len(queries), groups=groups, seed=seed)
+        measures |= {name: _finite(estimate) for name, estimate in told.items()}
+        directions[direction] = {
+            "queries": len(queries),
+            "items": len(gallery),
+            "right items for each query": len(positives.items) / len(queries),
+        }
+    return measures, directions
+
+
+def ranks_through(
+    spec: CodecSpec,
+    queries: Vectors,
+    gallery: Vectors,
+    positives: Positives,
+    known: Mapping[str, Vectors],
+    on_done: Any = lambda queries: None,  # noqa: ANN401
+) -> NDArray[np.float64]:
+    """The rank of each query's best right item ``[q]`` where the gallery is compressed; infinite where not found.
+
+    Args:
+        spec: the codec. Its ranges and codebooks are learned from the gallery, as those of a collection are.
+        queries: ``[q, dim]``, not compressed.
+        gallery: ``[n, dim]``.
+        positives: the right items of each query.
+        known: queries of the same kind that the codes are fitted to, by modality; may be empty.
+        on_done: told how many queries are done.
+
+    Raises:
+        UsageError: the gallery is too small for the codec to learn from.
+    """
+    if str(spec) == WHOLE:
+        return metrics.rank(queries, gallery, positives, on_done=on_done).ranks.astype(np.float64)
+    transform = fit(gallery, known) if known else None
+    if spec.refine is not None:
+        return _ranks_of_the_best(spec, queries, gallery, positives, transform, known, on_done)
+    stored, asked = gallery, queries
+    examples = np.concatenate(list(known.values())) if known else None
+    if transform is not None:
+        stored, asked = transform.documents(gallery), transform.queries(queries)
+        examples = None if examples is None else transform.queries(examples)
+    codec = open_codec(spec, spec.dim)
+    codec.train(stored, examples)
+    decoded = codec.decode(codec.encode(stored))
+    return metrics.rank(codec.asked(asked), decoded, positives, on_done=on_done).ranks.astype(np.float64)
+
+
+def _ranks_of_the_best(
+    spec: CodecSpec,
+    queries: Vectors,
+    gallery: Vectors,
+    positives: Positives,
+    transform: Transform | None,
+    known: Mapping[str, Vectors],
+    on_done: Any,  # noqa: ANN401
+) -> NDArray[np.float64]:
+    index = CodeIndex.build(spec, spec.dim, transform=transform, kind="flat")
+    index.train(gallery, np.concatenate(list(known.values())) if known else None)
+    index.add(np.arange(len(gallery)), gallery)
+    depth = min(max(DEPTHS), len(gallery))
+    right = np.repeat(np.arange(len(queries)), np.diff(positives.starts)) * len(gallery) + positives.items
+    ranks = np.full(len(queries), np.inf)
+    rows = 1024
+    for start in range(0, len(queries), rows):
+        part = np.arange(start, min(start + rows, len(queries)))
+        _, keys = index.search(queries[part], depth, fetch=lambda these: gallery[these])
+        hits = np.isin(part[:, None] * len(gallery) + keys, right) & (keys >= 0)
+        ranks[part] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
+        on_done(len(part))
+    return ranks
+
+
+def _finite(estimate: Estimate) -> Estimate:
+    """Without an interval that reaches behind what was searched."""
+    if estimate.high is None or np.isfinite(estimate.high):
+        return estimate
+    return Estimate(estimate.value, n=estimate.n)
+
+
+def _identity(item: Any) -> Hashable:  # noqa: ANN401  (each modality takes its own kinds)
+    """What equal items have in common, small enough to be kept."""
+    if isinstance(item, np.ndarray):
+        return (item.shape, str(item.dtype), hashlib.sha256(np.ascontiguousarray(item).data).digest())
+    if isinstance(item, bytes | bytearray | memoryview):
+        return hashlib.sha256(item).digest()
+    return str(item)
+
+
+def _name(sample: Sample, side: int, modality: str) -> str:
+    """How a message names one side of a pair."""
+    item = sample.other if side else sample.data
+    return str(item) if side and modality != "text" and not isinstance(item, bytes | np.ndarray) else sample.id
