@@ -1,15 +1,15 @@
-"""Items in, unit vectors out: preprocessing in a few threads, batches through one tower, results in order."""
+"""Items in, unit vectors out: preprocessing and forward passes on a model's cores, results in order."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from io import BufferedIOBase, RawIOBase
-from itertools import islice
+from itertools import chain, islice
 from os import PathLike
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,9 @@ from slimbind.artifact import TowerEntry
 from slimbind.errors import EngineError, ItemsError, MediaError, SlimbindError, UsageError
 from slimbind.media.spec import TextSpec
 from slimbind.runtime.batches import Array, Batch, batches, join_views, views_of
+from slimbind.runtime.crew import Crew
 from slimbind.runtime.engine import INPUT, Session
+from slimbind.runtime.layout import LARGE, Layout, rows_of_pass
 
 if TYPE_CHECKING:
     from slimbind.media import Preprocessor
@@ -30,7 +32,8 @@ TEXT_BATCH = 32
 BATCH = 8
 # A large tower is busy with fewer; each further size of a batch, and its activations, would take memory for nothing.
 BATCH_OF_LARGE = 4
-_LARGE = 64 << 20  # bytes of weights
+# So many items are begun before it is known how large they are once prepared.
+_FEW = 4
 # Texts are gathered over several batches, so that each can hold like lengths.
 _TEXT_WINDOW = 4
 # Prepared items that wait for the tower hold at most about this much. A video of 15 views is 9 MB.
@@ -50,7 +53,7 @@ class Embedded:
 
 @dataclass
 class Timings:
-    """Seconds spent since the encoder was made: ``pre`` (summed over threads), ``forward``, ``post``."""
+    """Seconds spent since the encoder was made: ``pre`` (summed over threads), ``forward`` (over callers), ``post``."""
 
     pre: float = 0.0
     forward: float = 0.0
@@ -79,13 +82,16 @@ def batch_size_of(entry: TowerEntry) -> int:
     """How many views go through a tower at once where nobody says: 32 texts, 8 of all else, 4 by large weights."""
     if isinstance(entry.preprocess, TextSpec):
         return TEXT_BATCH
-    return BATCH_OF_LARGE if max(file.bytes for file in entry.files) >= _LARGE else BATCH
+    return BATCH_OF_LARGE if max(file.bytes for file in entry.files) >= LARGE else BATCH
 
 
 class Encoder:
     """A tower with its preprocessing. Made by ``Model.encoder``; the tower is opened when the first item is there.
 
-    Attributes: ``modality``; ``id``, which changes when and only when the vectors may; ``dim``; ``timings``.
+    Safe to share between threads. Whoever calls beside one, one's vectors are the same bit for bit.
+
+    Attributes: ``modality``; ``id``, which changes when and only when the vectors may; ``dim``; ``layout``, how it uses
+    the cores; ``timings``.
     """
 
     def __init__(
@@ -96,16 +102,18 @@ class Encoder:
         *,
         lease: Callable[[], AbstractContextManager[Session]],
         preprocessor: Callable[[], Preprocessor],
-        threads: int,
+        crew: Crew,
+        layout: Layout,
     ) -> None:
         self.modality = modality
         self.id = entry.encoder_id
         self.dim = dim
+        self.layout = layout
         self.timings = Timings()
         self._spec = entry.preprocess
         self._lease = lease
         self._preprocessor = preprocessor
-        self._workers = max(1, min(4, threads))
+        self._crew = crew
         self._batch = batch_size_of(entry)
 
     def embed(self, items: Iterable[Any], *, batch_size: int | None = None) -> NDArray[np.float32]:
@@ -150,34 +158,47 @@ class Encoder:
     def _stream(self, items: Iterable[Any], size: int) -> Iterator[Embedded]:
         is_text = isinstance(self._spec, TextSpec)
         self._preprocessor()  # a damaged artifact is the model's error, not every item's
-        prepared = self._prepare_all(items, ahead=2 * size * (_TEXT_WINDOW if is_text else 1))
+        # A batch for every stream, at least.
+        together = size * (max(_TEXT_WINDOW, self.layout.streams) if is_text else self.layout.streams)
+        prepared = self._prepare_all(items, ahead=2 * together)
         try:
-            while window := list(_window(prepared, size * (_TEXT_WINDOW if is_text else 1))):
+            while window := list(_window(prepared, together)):
                 # The tower is let go before anything is yielded: whoever consumes this may need room for another tower.
                 yield from self._embed_window(window, size)
         finally:
             prepared.close()
 
     def _prepare_all(self, items: Iterable[Any], *, ahead: int) -> Generator[_Prepared, None, None]:
-        source = enumerate(items)
+        source: Iterator[tuple[int, Any]] = enumerate(items)
+        few = min(_FEW, self._crew.size)
+        first = list(islice(source, few))
+        if len(first) <= 1 or few == 1:  # another thread would have nothing to do meanwhile
+            for index, item in chain(first, source):
+                yield self._prepare(index, item)
+            return
+        source = chain(first, source)
         pending: deque[Future[_Prepared]] = deque()
         largest = 0
-        pool = ThreadPoolExecutor(self._workers, thread_name_prefix=f"slimbind-{self.modality}")
         try:
             while True:
-                # Until the size of an item is known, only as many are begun as there are threads.
-                limit = self._workers if not largest else max(self._workers, min(ahead, _WAITING_BYTES // largest))
+                # Until the size of an item is known, only a few are begun.
+                limit = few if not largest else max(few, min(ahead, _WAITING_BYTES // largest))
                 for index, item in islice(source, max(0, limit - len(pending))):
-                    pending.append(pool.submit(self._prepare, index, item))
+                    pending.append(self._crew.decode(self._prepare, index, item))
                 if not pending:
                     return
                 done = pending.popleft().result()
                 largest = max(largest, 1 if done.array is None else done.array.nbytes)
                 yield done
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in pending:
+                future.cancel()
 
     def _prepare(self, index: int, item: Any) -> _Prepared:  # noqa: ANN401  (each modality takes its own kinds)
+        with self._crew.cores.taken():
+            return self._prepared(index, item)
+
+    def _prepared(self, index: int, item: Any) -> _Prepared:  # noqa: ANN401
         started = time.perf_counter()
         try:
             return _Prepared(index, self._preprocessor()(item))
@@ -197,9 +218,9 @@ class Encoder:
             with self._lease() as session:
                 started = time.perf_counter()
                 rows = 0
-                for batch in self._batches(good, session.rank, size, errors):
-                    rows += len(batch.owners)
-                    for position, vector in self._run(session, batch, errors):
+                for done in self._forward(session, self._batches(good, session.rank, size, errors), errors):
+                    rows += len(done)
+                    for position, vector in done:
                         found.setdefault(position, []).append(vector)
                 self.timings.add(forward=time.perf_counter() - started, views=rows)
         started = time.perf_counter()
@@ -217,22 +238,47 @@ class Encoder:
                 fitting.append((index, views_of(array, rank=rank, is_text=text is not None)))
             except EngineError as error:
                 errors[index] = error
+        size = rows_of_pass(sum(len(views) for _, views in fitting), size, self.layout.streams)
         yield from batches(
             fitting, size=size, pad_id=text.pad_id if text else None, context=text.context if text else 0
         )
 
+    def _forward(
+        self, session: Session, todo: Iterator[Batch], errors: dict[int, SlimbindError]
+    ) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
+        """Run batches, as many at a time as there are streams; their rows, batch by batch in order."""
+        first = list(islice(todo, 2))
+        todo = chain(first, todo)
+        if self.layout.streams == 1 or len(first) == 1:
+            for batch in todo:
+                yield self._run(session, batch, errors)
+            return
+        running: deque[Future[list[tuple[int, NDArray[np.float32]]]]] = deque()
+        try:
+            for batch in todo:
+                running.append(self._crew.forward(self._run, session, batch, errors))
+                if len(running) > self.layout.streams:  # one more, so that none waits for this thread
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:  # the tower is not let go before all are done with it
+            for future in running:
+                future.cancel()
+            wait(running)
+
     def _run(
         self, session: Session, batch: Batch, errors: dict[int, SlimbindError]
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    ) -> list[tuple[int, NDArray[np.float32]]]:
         try:
-            yield from zip(batch.owners, session.run({INPUT: batch.array}), strict=True)
+            with self._crew.cores.taken(self.layout.threads, for_pass=True):
+                return list(zip(batch.owners, session.run({INPUT: batch.array}), strict=True))
         except EngineError as error:
             if len(batch.owners) == 1:
                 errors[batch.owners[0]] = error
-                return
-            # One row may have brought down the others: each gets its own chance.
-            for row, owner in enumerate(batch.owners):
-                yield from self._run(session, Batch(batch.array[row : row + 1], (owner,)), errors)
+                return []
+        # One row may have brought down the others: each gets its own chance.
+        alone = [Batch(batch.array[row : row + 1], (owner,)) for row, owner in enumerate(batch.owners)]
+        return [row for one in alone for row in self._run(session, one, errors)]
 
     def _finish(
         self, index: int, found: dict[int, list[NDArray[np.float32]]], errors: dict[int, SlimbindError]

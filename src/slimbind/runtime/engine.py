@@ -35,6 +35,7 @@ class Options:
 
     Args:
         threads: how many threads one forward pass may use.
+        streams: how many forward passes may run at the same time; more wait for their turn. See ``runtime.layout``.
         cache_dir: where an engine may keep compiled models between runs; None keeps nothing.
         device: where PyTorch computes and in which numbers, as ``runtime.device.resolve`` gives it; the other engines
             run on the CPU.
@@ -43,6 +44,7 @@ class Options:
     threads: int
     cache_dir: Path | None = None
     device: Device = Device()
+    streams: int = 1
 
 
 class Session(Protocol):
@@ -66,7 +68,10 @@ class Session(Protocol):
         """
 
     def settle(self) -> None:
-        """Give back what is not needed between batches (activations, pages of the weights' file)."""
+        """Give back what is not needed between batches (activations, pages of the weights' file).
+
+        Best called when no batch is running: one that is may have to get again what is given back.
+        """
 
     def close(self) -> None:
         """Let go of everything. A closed session is not used again."""

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from slimbind.artifact import Artifact
 from slimbind.errors import UsageError
 from slimbind.modalities import check_modality
+from slimbind.runtime.crew import Crew
 from slimbind.runtime.device import Device, resolve
 from slimbind.runtime.encoder import Embedded, Encoder
 from slimbind.runtime.engine import Options, Session, engine
+from slimbind.runtime.layout import Layout, choose
 from slimbind.runtime.pool import LoadedTower, TowerPool
 from slimbind.runtime.threads import resolve_threads
 from slimbind.sizes import parse_bytes
@@ -32,6 +34,7 @@ def load(
     source: str | os.PathLike[str],
     *,
     threads: int | None = None,
+    streams: int | None = None,
     memory_budget: int | str | None = None,
     idle_ttl: float | None = None,
     preload: Iterable[str] = (),
@@ -45,7 +48,9 @@ def load(
     Args:
         source: ``mini`` (comes with slimbind), a folder, or ``hf://org/repo[@revision]``, of which a tower is fetched
             when it is first used.
-        threads: threads of a forward pass; by default ``SLIMBIND_THREADS``, else the CPUs this process may use.
+        threads: cores that the model may use, for decoding and forward passes together, whatever calls it; by default
+            ``SLIMBIND_THREADS``, else the CPUs this process may use.
+        streams: forward passes side by side on those cores; by default what suits each tower (``runtime.layout``).
         memory_budget: most bytes of weights open at once, as a number or like ``"2GB"`` (10^9) or ``"2GiB"`` (2^30).
             The tower used least recently is closed to make room.
         idle_ttl: close a tower that nobody has used for so many seconds.
@@ -66,6 +71,7 @@ def load(
     return Model(
         Artifact.open(folder),
         threads=threads,
+        streams=streams,
         memory_budget=memory_budget,
         idle_ttl=idle_ttl,
         preload=preload,
@@ -88,6 +94,7 @@ class Model:
         artifact: Artifact,
         *,
         threads: int | None = None,
+        streams: int | None = None,
         memory_budget: int | str | None = None,
         idle_ttl: float | None = None,
         preload: Iterable[str] = (),
@@ -101,8 +108,12 @@ class Model:
         if idle_ttl is not None and not (isinstance(idle_ttl, int | float) and idle_ttl > 0):
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
         self.device = resolve(Device.parse(device), artifact)
-        options = Options(resolve_threads(threads), None if cache_dir is None else Path(cache_dir), self.device)
-        self._threads = options.threads
+        self._crew = Crew(resolve_threads(threads))
+        self._layouts = {name: self._layout(name, streams) for name in artifact.modalities}
+        cache = None if cache_dir is None else Path(cache_dir)
+        options = {
+            name: Options(layout.threads, cache, self.device, layout.streams) for name, layout in self._layouts.items()
+        }
         self._parts = _Parts(artifact, options, limits, verify=verify, fetch=fetch)
         self._pool = TowerPool(
             self._parts.open,
@@ -135,6 +146,11 @@ class Model:
         return self.artifact.modalities
 
     @property
+    def threads(self) -> int:
+        """How many cores it may use."""
+        return self._crew.size
+
+    @property
     def loaded(self) -> dict[str, LoadedTower]:
         """The towers that are open now, and what they cost."""
         return self._pool.loaded
@@ -164,7 +180,8 @@ class Model:
                     self.dim,
                     lease=partial(self._pool.lease, modality),
                     preprocessor=partial(self._parts.preprocessor, modality),
-                    threads=self._threads,
+                    crew=self._crew,
+                    layout=self._layouts[modality],
                 )
             return self._encoders[modality]
 
@@ -176,8 +193,9 @@ class Model:
         self._parts.forget(modality)
 
     def close(self) -> None:
-        """Close all towers for good."""
+        """Close all towers for good; waits for those in use."""
         self._pool.close()
+        self._crew.close()
         self._parts.forget()
 
     def __enter__(self) -> Model:
@@ -190,6 +208,11 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<slimbind.Model {self.id}: {', '.join(self.modalities)}; open: {', '.join(self.loaded) or 'none'}>"
+
+    def _layout(self, modality: str, asked: int | None) -> Layout:
+        entry = self.artifact.tower(modality)
+        largest = max(file.bytes for file in entry.files)
+        return choose(entry.engine, largest, self._crew.size, asked=asked, on_card=self.device.is_cuda)
 
     def _check(self, modality: str) -> None:
         check_modality(modality)
@@ -206,7 +229,7 @@ class _Parts:
     def __init__(
         self,
         artifact: Artifact,
-        options: Options,
+        options: dict[str, Options],
         limits: Limits | None,
         *,
         verify: bool,
@@ -226,7 +249,8 @@ class _Parts:
         self._have(modality)
         entry = self._artifact.tower(modality)
         info = self._artifact.manifest.model
-        return engine(entry.engine).open(self._artifact.folder, entry, self._options, model=info, modality=modality)
+        options = self._options[modality]
+        return engine(entry.engine).open(self._artifact.folder, entry, options, model=info, modality=modality)
 
     def preprocessor(self, modality: str) -> Preprocessor:
         from slimbind.media import preprocessor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,19 @@ from slimbind.runtime.memory import drop_file_pages, trim_heap
 
 
 class OnnxSession:
-    """An inference session; ONNX Runtime lets any number of threads run it."""
+    """An inference session. ONNX Runtime lets any number of threads run it, each on a core more: they take turns."""
 
-    def __init__(self, session: Any, run_options: Any) -> None:  # noqa: ANN401  (onnxruntime has no types)
+    def __init__(self, session: Any, run_options: Any, streams: int) -> None:  # noqa: ANN401  (onnxruntime has no types)
         self._session: Any = session
         self._run_options = run_options
+        self._turns = BoundedSemaphore(streams)
         self.rank: int = len(session.get_inputs()[0].shape)
 
     def run(self, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """See ``Session.run``."""
         try:
-            found = self._session.run([OUTPUT], {INPUT: inputs[INPUT]}, self._run_options)[0]
+            with self._turns:
+                found = self._session.run([OUTPUT], {INPUT: inputs[INPUT]}, self._run_options)[0]
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             shape = list(inputs[INPUT].shape)
             raise EngineError(f"ONNX Runtime failed on an input of shape {shape}: {error}") from error
@@ -53,6 +56,7 @@ class OnnxRuntime:
         except ImportError as error:
             raise MissingExtraError("ONNX Runtime", extra="onnx") from error
         settings = ort.SessionOptions()
+        # The caller's own thread is one of them, and the session's others serve all callers.
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
@@ -67,7 +71,7 @@ class OnnxRuntime:
         # Most weights were just repacked; what is used as it lies in the file comes back from the page cache.
         drop_file_pages(files_of(folder, entry))
         trim_heap()
-        return OnnxSession(session, run_options)
+        return OnnxSession(session, run_options, options.streams)
 
 
 ENGINE = OnnxRuntime()

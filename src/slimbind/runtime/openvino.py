@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from queue import LifoQueue
 from threading import Lock
 from typing import Any
 
@@ -27,11 +28,15 @@ _SETTLE_AFTER = 0.05
 
 
 class OpenVinoSession:
-    """A compiled tower with one inference request: a second one would only wait and hold memory."""
+    """A compiled tower, and an inference request for each of its streams: another would only wait and hold memory."""
 
-    def __init__(self, compiled: Any, files: tuple[Path, ...]) -> None:  # noqa: ANN401  (openvino has no types)
+    def __init__(self, compiled: Any, files: tuple[Path, ...], streams: int = 1) -> None:  # noqa: ANN401  (no types)
         self._compiled = compiled
-        self._request = compiled.create_infer_request()
+        # Requests that nobody uses, the last one used first; None is one that nobody needed yet.
+        self._idle: LifoQueue[Any] = LifoQueue()
+        for _ in range(streams):
+            self._idle.put(None)
+        self._streams = streams
         self._files = files
         self._lock = Lock()
         self._shapes: set[tuple[int, ...]] = set()
@@ -41,38 +46,43 @@ class OpenVinoSession:
     def run(self, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """See ``Session.run``."""
         batch = inputs[INPUT]
-        with self._lock:
+        request = self._idle.get()
+        try:
+            if request is None:
+                request = self._compiled.create_infer_request()
             started = time.perf_counter()
             is_new = batch.shape not in self._shapes
             try:
                 # Weights are read from the file, and repacked, when a shape is new.
                 with dropping_pages(self._files) if is_new else nullcontext():
-                    found = self._request.infer({0: batch}, share_inputs=True, share_outputs=True)[0]
+                    vectors = _infer(request, batch)
             except (RuntimeError, TypeError, ValueError) as error:
                 raise EngineError(
                     f"OpenVINO failed on an input of shape {list(batch.shape)}: {_first_line(error)}"
                 ) from error
-            # The output lives in the request and is written over by the next run.
-            vectors = np.array(found, dtype=np.float32)
-            self._busy += time.perf_counter() - started
-            if is_new:
-                self._shapes.add(batch.shape)
-                self._busy += _SETTLE_AFTER
-        return vectors
+            with self._lock:
+                self._busy += time.perf_counter() - started
+                if is_new:
+                    self._shapes.add(batch.shape)
+                    self._busy += _SETTLE_AFTER
+            return vectors
+        finally:
+            self._idle.put(request)
 
     def settle(self) -> None:
-        """Free activations, and let go of the file's pages."""
+        """Free activations, and let go of the file's pages, where the work since the last time is worth it."""
         with self._lock:
-            self._compiled.release_memory()
-            if self._busy >= _SETTLE_AFTER:
-                self._busy = 0.0
-                drop_file_pages(self._files)
-                trim_heap()
+            if self._busy < _SETTLE_AFTER:
+                return
+            self._busy = 0.0
+        self._compiled.release_memory()
+        drop_file_pages(self._files)
+        trim_heap()
 
     def close(self) -> None:
-        """See ``Session.close``."""
-        with self._lock:
-            del self._request, self._compiled
+        """See ``Session.close``; waits for batches that are running."""
+        requests = [self._idle.get() for _ in range(self._streams)]
+        del requests, self._compiled
 
 
 class OpenVino:
@@ -85,11 +95,11 @@ class OpenVino:
         path = single_file(folder, entry, ".xml")
         ov = quiet.openvino()
         settings: dict[str, Any] = {
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": options.streams,
             "PERFORMANCE_HINT": "LATENCY",
             # Pinning takes a process that shares its CPUs with others hostage to the busiest of them.
             "ENABLE_CPU_PINNING": False,
-            "INFERENCE_NUM_THREADS": options.threads,
+            "INFERENCE_NUM_THREADS": options.streams * options.threads,
             # Compiled kernels of shapes that were seen before: they hold tens of megabytes and save nothing measurable.
             "CPU_RUNTIME_CACHE_CAPACITY": 0,
             # A tower may say that it keeps its quality in another precision (mini's convolutions: bf16, twice as fast).
@@ -107,7 +117,23 @@ class OpenVino:
             raise EngineError(
                 f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
             ) from error
-        return OpenVinoSession(compiled, files_of(folder, entry))
+        return OpenVinoSession(compiled, files_of(folder, entry), options.streams)
+
+
+def _infer(request: Any, batch: NDArray[np.generic]) -> NDArray[np.float32]:  # noqa: ANN401  (openvino has no types)
+    """One batch, in a thread of the engine's own: each of those is a stream, and they never share one.
+
+    Callers' threads would be given streams in the order they first come, and two that run could be given the same.
+    """
+    try:
+        request.start_async({0: batch}, share_inputs=True)
+        request.wait()
+    except KeyboardInterrupt:  # the engine still reads the batch, and the request is not free before it has ended
+        with suppress(RuntimeError):
+            request.wait()
+        raise
+    # The output lives in the request and is written over by the next run.
+    return np.array(request.get_output_tensor(0).data, dtype=np.float32)
 
 
 def _first_line(error: Exception) -> str:

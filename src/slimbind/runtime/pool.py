@@ -7,7 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from slimbind.errors import UsageError
 from slimbind.runtime.engine import Session
@@ -39,6 +39,7 @@ class LoadedTower:
 class _Slot:
     session: Session | None = None  # None while it is being opened
     users: int = 0
+    workers: set[object] = field(default_factory=set)  # users who have not finished their work yet
     last_used: float = 0.0
     seconds: float = 0.0
     before: int | None = None  # what the process held before the tower was opened
@@ -104,10 +105,14 @@ class TowerPool:
         # From here on Ctrl-C may come at any place, and a slot that is never released would make `close` wait for ever.
         try:
             session = self._open(modality, slot) if slot.session is None else slot.session
+            worker = object()
             try:
+                slot.workers.add(worker)
                 yield session
             finally:
-                session.settle()
+                slot.workers.discard(worker)
+                if not slot.workers:  # what the last one gives back, the others would only have to get again
+                    session.settle()
         finally:
             self._release(modality, slot)
 

@@ -29,7 +29,7 @@ def openvino() -> Any:  # noqa: ANN401  (a module without types)
     with _lock:
         mute()
         if "openvino" in sys.modules:
-            return sys.modules["openvino"]
+            return _warmed(sys.modules["openvino"])
         # None in sys.modules makes `import` raise ImportError, which openvino's own __init__ expects and survives.
         blocked = _CONVERTER not in sys.modules
         if blocked:
@@ -41,7 +41,17 @@ def openvino() -> Any:  # noqa: ANN401  (a module without types)
                 del sys.modules[_CONVERTER]
         if not hasattr(module, "convert_model"):
             module.convert_model = convert_model  # others in this process may expect to find it there
-        return module
+        return _warmed(module)
+
+
+def _warmed(module: Any) -> Any:  # noqa: ANN401
+    """The module, after its first conversion of a type: two threads that made the first one at once would hang.
+
+    The table of types is a static variable in C++. Who makes it lets go of Python's lock meanwhile, and who waits for
+    it does not, so neither gets on. OpenVINO converts types whenever it is given an array.
+    """
+    module.Type.f32.to_dtype()
+    return module
 
 
 def convert_model(*args: Any, **options: Any) -> Any:  # noqa: ANN401  (openvino's own function)
