@@ -13,6 +13,7 @@ from slimbind.errors import UsageError
 
 if TYPE_CHECKING:
     from slimbind.evaluate.record import Estimate, Record
+    from slimbind.evaluate.report.grouping import Group
 
 Html = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Write a page with tables and plots to this file as well.")
@@ -72,11 +73,7 @@ def print_measures(records: Sequence[Record]) -> None:
     for group in groups(records):
         alone = len(group.columns) == 1
         table = Table(box=None, pad_edge=False, padding=(0, 1))
-        headings = (
-            ["", "95 % interval", "of"]
-            if alone
-            else [_short(column.label, column.record.model) for column in group.columns]
-        )
+        headings = ["", "95 % interval", "of"] if alone else [_short(column.label, group) for column in group.columns]
         for place, text in enumerate(("measure", *headings)):
             table.add_column(Text(console.printable(text)), justify="right" if place else "left", no_wrap=True)
         for name in group.measures:
@@ -89,9 +86,10 @@ def print_measures(records: Sequence[Record]) -> None:
         out.print(table)
 
 
-def _short(label: str, model: str) -> str:
-    """A column's heading without the model, where something else tells it apart."""
-    return label.removeprefix(f"{model}, ") or label
+def _short(label: str, group: Group) -> str:
+    """A column's heading, without the model where all have the same one."""
+    same = len({column.record.model for column in group.columns}) == 1
+    return label.partition(", ")[2] or label if same else label
 
 
 def _certainty(name: str, estimate: Estimate | None) -> tuple[str, str]:
