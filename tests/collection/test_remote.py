@@ -139,6 +139,20 @@ def test_what_was_pushed_is_there_and_is_found(filled, url):
         assert len(there.search(units(5), 1000)) == 30
 
 
+def test_items_of_equal_score_come_in_the_same_order_everywhere(shelf, url):
+    same = ["b", "a", "é", "Z", "10", "9", "日本", "c d", "_"]
+    shelf.add(np.repeat(units(1), 9, axis=0), ids=same, modality="vision", encoders=IDS)
+    shelf.add(units(2, 30), ids=[f"other {n}" for n in range(30)], modality="vision", encoders=IDS)
+    with open_remote(url, table="ties") as there:
+        push(shelf, there)
+        for k in (1, 3, 8, 9, 12):
+            for where in ("", "id <> 'a'"):
+                mine, theirs = shelf.search(units(1), k, where=where), there.search(units(1), k, where=where)
+                assert [hit.id for hit in mine] == [hit.id for hit in theirs]
+                assert len(mine) == k
+        assert [hit.id for hit in there.search(units(1), 9)] == sorted(same)
+
+
 def test_filters_mean_the_same(filled, url):
     with open_remote(url, table="two") as there:
         push(filled, there)

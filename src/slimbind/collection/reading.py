@@ -152,7 +152,7 @@ class Readable:
             yield from (entry for _, entry in some)
 
     def search(self, query: ArrayLike, k: int = 10, *, where: str = "", modality: str | None = None) -> list[Hit]:
-        """The ``k`` items with the highest dot product, best first; all of them where there are fewer.
+        """The ``k`` items with the highest dot product, best first, of equal ones by id; all where there are fewer.
 
         Args:
             query: ``[dim]`` or ``[1, dim]``; brought to length 1.

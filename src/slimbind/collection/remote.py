@@ -15,7 +15,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from slimbind.collection import filters, header
 from slimbind.collection.collection import Collection
 from slimbind.collection.entry import Entry, Hit
 from slimbind.collection.filters import Node
-from slimbind.collection.searching import checked
+from slimbind.collection.searching import checked, in_order
 from slimbind.collection.vectors import unit_rows
 from slimbind.errors import CollectionError, UsageError
 
@@ -198,6 +198,22 @@ def push(collection: Collection, remote: Remote) -> int:
         told = base64.b64encode(buffer.getvalue()).decode("ascii")
     about = About(stats.dim, stats.model, stats.encoders, stats.created_by, told)
     return remote.write(about, collection.batches())
+
+
+def complete(k: int, limit: int, ask: Callable[[int], tuple[list[Hit], float | None]]) -> list[Hit]:
+    """The ``k`` best, of equal scores by id: more is asked for as long as something left out may score the same.
+
+    Args:
+        k: how many.
+        limit: how many to ask for first.
+        ask: the nearest so many, of which a filter may take some away, and the lowest score looked at; None: of all.
+    """
+    while True:
+        hits, lowest = ask(limit)
+        hits = in_order(hits)
+        if lowest is None or (len(hits) >= k and hits[k - 1].score > lowest):
+            return hits[:k]
+        limit *= 8
 
 
 def plain(text: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from slimbind.collection import filters_plain
 from slimbind.collection.entry import Entry, Hit
 from slimbind.collection.filters import Node
-from slimbind.collection.remote import About, Batch, Remote, plain
+from slimbind.collection.remote import About, Batch, Remote, complete, plain
 from slimbind.errors import CollectionError, MissingExtraError
 
 _HEADER = b"slimbind"  # in the metadata of the schema, so that it is replaced together with the rows
@@ -120,14 +120,14 @@ class Lance(Remote):
         """As ``Remote.nearest``; a filter is applied here, to more and more of the nearest until enough are left."""
         table = self._opened()
         with self._explained():
-            count = table.count_rows()
-            limit = k if wanted is None else 10 * k
-            while True:
-                found = table.search(query).distance_type("dot").limit(max(1, min(limit, count))).to_list()
-                hits = [hit for row in found if (hit := _hit(row, wanted)) is not None]
-                if len(hits) >= k or limit >= count:
-                    return hits[:k]
-                limit *= 8
+            count = max(1, table.count_rows())
+
+            def ask(limit: int) -> tuple[list[Hit], float | None]:
+                rows = table.search(query).distance_type("dot").limit(min(limit, count)).to_list()
+                hits = [hit for row in rows if (hit := _hit(row, wanted)) is not None]
+                return hits, _score(rows[-1]) if limit < count else None
+
+            return complete(k, k + 1 if wanted is None else 10 * k, ask)
 
     def entries(self) -> Iterator[Batch]:
         """As ``Remote.entries``."""
@@ -155,4 +155,8 @@ def _hit(row: dict[str, Any], wanted: Node | None) -> Hit | None:
     entry = _entry(row)
     if wanted is not None and not filters_plain.holds(wanted, entry):
         return None
-    return Hit(entry.id, 1 - row["_distance"], entry.modality, entry.source, entry.metadata)  # Lance's is 1 - dot
+    return Hit(entry.id, _score(row), entry.modality, entry.source, entry.metadata)
+
+
+def _score(row: dict[str, Any]) -> float:
+    return 1 - float(row["_distance"])  # Lance's is 1 - dot

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from slimbind.collection.entry import Entry, Hit
 from slimbind.collection.filters import Compare, Exists, Field, In, Like, Node, Value
 from slimbind.collection.filters_sql import OPERATORS, Leaf, any_or_all, combined
-from slimbind.collection.remote import About, Batch, Remote, plain
+from slimbind.collection.remote import About, Batch, Remote, complete, plain
 from slimbind.errors import CollectionError, MissingExtraError, UsageError
 
 _INDEX_FROM = 10_000  # items; fewer are compared one by one
@@ -130,20 +130,22 @@ class Postgres(Remote):
         """As ``Remote.nearest``."""
         condition, parameters = ("true", []) if wanted is None else compiled(wanted)
         text = _vector(query)
-        with self._explained(), self._connection.transaction():
+        statement = self._sql(
+            "SELECT id, -(embedding <#> %s::vector), modality, source, metadata FROM {items} "
+            f"WHERE {condition} ORDER BY embedding <#> %s::vector LIMIT %s"
+        )
+
+        def ask(limit: int) -> tuple[list[Hit], float | None]:
             # The index finds the nearest of all and drops what the filter does not want; and it finds some hundreds.
-            exact = wanted is not None or k > 200
-            setting = "enable_indexscan = off" if exact else f"hnsw.ef_search = {max(100, 4 * k)}"
-            self._connection.execute("SELECT '[1]'::vector")  # loads the extension, and so makes its settings known
+            exact = wanted is not None or limit > 201
+            setting = "enable_indexscan = off" if exact else f"hnsw.ef_search = {max(100, 4 * limit)}"
             self._connection.execute(f"SET LOCAL {setting}")
-            rows = self._connection.execute(
-                self._sql(
-                    "SELECT id, -(embedding <#> %s::vector), modality, source, metadata FROM {items} "
-                    f"WHERE {condition} ORDER BY embedding <#> %s::vector LIMIT %s"
-                ),
-                (text, *parameters, text, k),
-            ).fetchall()
-        return [Hit(*row) for row in rows]
+            rows = self._connection.execute(statement, (text, *parameters, text, limit)).fetchall()
+            return [Hit(*row) for row in rows], rows[-1][1] if len(rows) == limit else None
+
+        with self._explained(), self._connection.transaction():
+            self._connection.execute("SELECT '[1]'::vector")  # loads the extension, and so makes its settings known
+            return complete(k, k + 1, ask)
 
     def entries(self) -> Iterator[Batch]:
         """As ``Remote.entries``."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from slimbind.collection import codes, filters, filters_sql, header, items
 from slimbind.collection.database import Database
@@ -17,6 +17,8 @@ from slimbind.collection.header import Header
 from slimbind.collection.vectors import unit_rows
 from slimbind.collection.view import Fetch, View, Views
 from slimbind.errors import CollectionError, SlimbindError, UsageError
+
+_TIES = 1000  # items of one score whose ids are compared; more are copies of one thing without end
 
 
 class Searcher:
@@ -40,16 +42,15 @@ class Searcher:
             if array.shape[1] != known.dim:
                 raise CollectionError(f"a query has {array.shape[1]} dimensions, the collection {known.dim}")
             allowed = None if wanted is None else filters_sql.keys_of(connection, wanted)
-            k = min(k, view.count if allowed is None else len(allowed))  # what is asked for takes memory
-            if k == 0:
+            most = view.count if allowed is None else len(allowed)  # what is asked for takes memory
+            if most == 0:
                 return [[] for _ in array]
-            scores, keys = view.search(array, k, allowed, self.fetch(connection, known))
-            found = items.by_key(connection, self._folder, [int(key) for key in np.unique(keys[keys >= 0])])
+            told = _with_ties(view, array, min(k, most), most, allowed, self.fetch(connection, known))
+            keys = sorted({key for _, keys in told for key in keys if key >= 0})
+            found = items.by_key(connection, self._folder, keys)
         self._save()
-        return [
-            [_hit(found[int(key)], float(score)) for score, key in zip(*one, strict=True) if int(key) in found]
-            for one in zip(scores, keys, strict=True)
-        ]
+        hits = ([_hit(found[key], score) for score, key in zip(*one, strict=True) if key in found] for one in told)
+        return [in_order(some)[:k] for some in hits]
 
     def view(self, connection: sqlite3.Connection, *, all_coded: bool = False) -> tuple[Header, View | None]:
         """What a transaction that has read nothing yet sees; no view where there are no vectors."""
@@ -104,6 +105,30 @@ class Searcher:
         """Give the memory back."""
         with self._lock:
             self._views = Views(self._folder)
+
+
+def _with_ties(
+    view: View, queries: NDArray[np.float32], k: int, most: int, allowed: NDArray[np.int64] | None, fetch: Fetch
+) -> list[tuple[list[float], list[int]]]:
+    """Scores and keys of the ``k`` best for each query, and of others that score as the last of them does.
+
+    Which of those come first is decided by their ids, which are looked up later. Of more than ``_TIES`` those that
+    were written first are told.
+    """
+    told: dict[int, tuple[list[float], list[int]]] = {}
+    todo, ask, limit = np.arange(len(queries)), min(k + 1, most), min(k + _TIES, most)
+    while len(todo):
+        scores, keys = view.search(queries[todo], ask, allowed, fetch)
+        told |= zip(todo.tolist(), zip(scores.tolist(), keys.tolist(), strict=True), strict=True)
+        more = (scores[:, -1] == scores[:, k - 1]) & np.isfinite(scores[:, -1])
+        todo = todo[more] if ask < limit else todo[:0]
+        ask = min(8 * ask, limit)
+    return [told[number] for number in range(len(queries))]
+
+
+def in_order(hits: list[Hit]) -> list[Hit]:
+    """The best first; of equal scores by id, so that every place of a collection gives the same answers."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))
 
 
 def checked(k: int) -> int:
