@@ -12,6 +12,7 @@ COMMANDS: dict[str, str] = {
     "linear-probe": "evaluate_linear_probe",
     "retrieval": "evaluate_retrieval",
     "fidelity": "fidelity",
+    "speed": "evaluate_speed",
 }
 
 group = typer.Typer(

@@ -116,6 +116,11 @@ class Encoder:
         self._crew = crew
         self._batch = batch_size_of(entry)
 
+    @property
+    def batch_size(self) -> int:
+        """How many views go through the tower at once where nobody says."""
+        return self._batch
+
     def embed(self, items: Iterable[Any], *, batch_size: int | None = None) -> NDArray[np.float32]:
         """Embed all items; ``[n, dim]`` float32 unit vectors in their order.
 
