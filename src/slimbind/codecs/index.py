@@ -47,6 +47,9 @@ def choose(expected: int, dim: int) -> tuple[str, Kind]:
 class CodeIndex:
     """Keys and codes; searches run side by side, changes wait for them. Made by ``build`` or ``load``.
 
+    A process that is forked off may go on with its copy, if no other thread was using it at that moment; else it may
+    wait for ever, and is better off loading its own.
+
     A score is the dot product of the normalised query with the normalised vector as far as the codes know it: with the
     decoded vector, or with the original after ``refine(original)``. It does not depend on what else is in a batch.
 

@@ -23,7 +23,7 @@ class Collection(Readable):
     """A folder of embedded items; made by ``create`` or ``open``, and usable from several threads and processes.
 
     Any number of processes read while one writes. A change is whole or not there, and is on the disk when the call
-    returns. Searches see what was there when they began.
+    returns. Searches see what was there when they began. A process that is forked off opens it again for itself.
 
         with slimbind.Collection.create("photos.slim") as shelf:
             shelf.add(photos, ids=paths, modality="vision")

@@ -66,6 +66,10 @@ def is_there(path: Path) -> bool:
 class Database:
     """Connections to one file: any number that read, one that writes. Safe to use from several threads.
 
+    A process that was forked from this one cannot use it: SQLite forbids to carry connections across a fork, and a
+    thread that was at work then left its locks behind, locked for ever. They are SQLite's as well as ours, so that the
+    forked process may not even be able to open the file, unless nobody was using it at that moment.
+
     Args:
         path: the file; it exists, or ``create`` makes it.
         timeout: seconds to wait for another writer.
@@ -78,7 +82,6 @@ class Database:
         self.path = path
         self._timeout = timeout
         self._idle: list[sqlite3.Connection] = []
-        self._inherited: list[sqlite3.Connection] = []
         self._pool = threading.Lock()
         self._writer = threading.Lock()
         self._closed = False
@@ -86,6 +89,19 @@ class Database:
         self._uri = f"{path.absolute().as_uri()}?mode="
         if create:
             self._create(create)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this process was forked from the one that opened it."""
+        return self._process != os.getpid()
+
+    def _check(self) -> None:
+        """Raised before any lock is taken, because in a forked process one may never be free."""
+        if self.inherited:
+            raise CollectionError(
+                f"the collection {self.path.parent} was opened by the process that forked this one",
+                hint="open it again in this process",
+            )
 
     def _create(self, fill: Callable[[sqlite3.Connection], None]) -> None:
         with self._explained(), contextlib.closing(self._prepared("rwc")) as connection:
@@ -143,8 +159,9 @@ class Database:
         """A connection that sees one state of everything until the block ends; it never waits for a writer.
 
         Raises:
-            CollectionError: the file is damaged, or the collection was closed.
+            CollectionError: the file is damaged, or the collection was closed, or opened before a fork.
         """
+        self._check()
         with self._explained():
             connection = self._take()
             try:
@@ -161,8 +178,10 @@ class Database:
             wait: for another writer, until the timeout.
 
         Raises:
-            CollectionError: another process writes and did not end in time, the disk is full, or the file is damaged.
+            CollectionError: another process writes and did not end in time, the disk is full, the file is damaged, or
+                was opened before a fork.
         """
+        self._check()
         if not self._writer.acquire(timeout=self._timeout if wait else 0):
             raise self._busy()
         try:
@@ -184,6 +203,7 @@ class Database:
     @contextlib.contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """A connection outside any transaction, for what SQLite does in one of its own (``VACUUM``)."""
+        self._check()
         if not self._writer.acquire(timeout=self._timeout):
             raise self._busy()
         try:
@@ -200,10 +220,6 @@ class Database:
         with self._pool:
             if self._closed:
                 raise CollectionError(f"the collection {self.path.parent} was closed", hint="open it again")
-            if self._process != os.getpid():
-                # A fork took the connections along. SQLite forbids to use them here, and to close them as well: that
-                # would let go of the locks of the other process. They are kept, and others are opened.
-                self._process, self._inherited, self._idle = os.getpid(), self._idle, []
             if self._idle:
                 return self._idle.pop()
         return self._connect()
@@ -220,10 +236,10 @@ class Database:
 
     def close(self) -> None:
         """Close what is idle now, and the rest as it comes back."""
+        if self.inherited:
+            return  # to close the other process's connections here could take its locks and its log away
         with self._pool:
             self._closed = True
-            if self._process != os.getpid():  # of the process that forked this one, see _take
-                self._inherited, self._idle = self._idle, []
             for connection in self._idle:
                 connection.close()
             self._idle.clear()

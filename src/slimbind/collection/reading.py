@@ -227,9 +227,10 @@ class Readable:
         return checking.verify(self._db, self._searcher, self.folder, samples)
 
     def close(self) -> None:
-        """Let go of the files. Everything that was written is on the disk already."""
-        self._db.close()
-        self._searcher.forget()
+        """Let go of the files. Everything that was written is on the disk already; in a forked process, do nothing."""
+        if not self._db.inherited:
+            self._db.close()
+            self._searcher.forget()
 
     def __enter__(self) -> Self:
         return self
