@@ -11,8 +11,10 @@ COMMANDS: dict[str, str] = {
     "zero-shot": "evaluate_zero_shot",
     "linear-probe": "evaluate_linear_probe",
     "retrieval": "evaluate_retrieval",
+    "similarity": "evaluate_similarity",
     "fidelity": "fidelity",
     "speed": "evaluate_speed",
+    "activations": "evaluate_activations",
 }
 
 group = typer.Typer(

@@ -86,6 +86,18 @@ def shipped(modality: str) -> Samples:
     return Samples([path for name in _SHIPPED[modality] for path in _listed(folder / name)], what)
 
 
+def captioned(modality: str) -> list[tuple[Path, str]]:
+    """The shipped files of a modality, each with a sentence that says what it is, from its name.
+
+    Raises:
+        ArtifactError: the installation lacks its samples.
+    """
+    folder = _folder()
+    return [
+        (path, _SAYINGS[name].format(_words(path))) for name in _SHIPPED[modality] for path in _listed(folder / name)
+    ]
+
+
 def from_path(path: Path, modality: str, *, alone: bool) -> Samples:
     """The items of ``modality`` in a folder and the folders below it, sorted by name; none found is no error here.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from slimbind.errors import EngineError, UsageError
 from slimbind.quantize.emulate import EmulatedConv
-from slimbind.quantize.observers import OBSERVERS, Observer
+from slimbind.quantize.observers import OBSERVERS, Histogram, Observer
 from slimbind.quantize.plan import StaticRange
 from slimbind.quantize.sites import Site, sites
 from slimbind.towers.layers import Tower
@@ -36,6 +37,7 @@ class InputStats:
         moment: the mean of ``x x^T`` over all rows, ``[in, in]``; only where asked for, and only of linear layers.
         rows: an unbiased sample of rows, ``[n, in]``; only where asked for.
         ranges: what each observer that was asked for settled on, by its name.
+        histogram: how often the values of all channels lie where; only where asked for.
     """
 
     count: int
@@ -46,6 +48,7 @@ class InputStats:
     moment: Tensor | None = None
     rows: Tensor | None = None
     ranges: dict[str, StaticRange] = field(default_factory=dict)
+    histogram: Histogram | None = None
 
     @property
     def absmax(self) -> Tensor:
@@ -61,6 +64,7 @@ def observe(
     moments: bool = False,
     rows: int = 0,
     observers: Sequence[str] = (),
+    histograms: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, InputStats]:
     """Run ``batches`` through ``tower`` once and sum up what its linear and convolution layers were given.
@@ -72,6 +76,7 @@ def observe(
         moments: also the second moment of every linear layer's input (``in * in`` floats each).
         rows: also a sample of at most so many rows.
         observers: names from ``OBSERVERS``, each gives a range for the whole input.
+        histograms: also how often values lie where.
         progress: is told how many items have gone through.
 
     Raises:
@@ -81,7 +86,8 @@ def observe(
     """
     watched = _modules(tower, names)
     seen = 0
-    with watching(watched, moments=moments, rows=rows, observers=observers) as stats, torch.no_grad():
+    options: dict[str, Any] = {"moments": moments, "rows": rows, "observers": observers, "histograms": histograms}
+    with watching(watched, **options) as stats, torch.no_grad():
         for batch in batches:
             tower(batch)
             seen += len(batch)
@@ -94,14 +100,25 @@ def observe(
 
 @contextmanager
 def watching(
-    modules: Mapping[str, nn.Module], *, moments: bool = False, rows: int = 0, observers: Sequence[str] = ()
+    modules: Mapping[str, nn.Module],
+    *,
+    moments: bool = False,
+    rows: int = 0,
+    observers: Sequence[str] = (),
+    histograms: bool = False,
 ) -> Iterator[dict[str, InputStats]]:
     """Sum up what ``modules`` are given inside of the ``with``, at whose end the dictionary is filled."""
     for name in observers:
         if name not in OBSERVERS:
             raise UsageError.unknown("observer", name, OBSERVERS)
     running = {
-        name: _Running(name, moments=moments, rows=rows, observers={o: OBSERVERS[o]() for o in observers})
+        name: _Running(
+            name,
+            moments=moments,
+            rows=rows,
+            observers={o: OBSERVERS[o]() for o in observers},
+            histogram=Histogram() if histograms else None,
+        )
         for name in modules
     }
     stats: dict[str, InputStats] = {}
@@ -137,8 +154,11 @@ def _hook(state: _Running) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
 class _Running:
     """The sums of one layer."""
 
-    def __init__(self, name: str, *, moments: bool, rows: int, observers: dict[str, Observer]) -> None:
+    def __init__(
+        self, name: str, *, moments: bool, rows: int, observers: dict[str, Observer], histogram: Histogram | None = None
+    ) -> None:
         self.name = name
+        self.histogram = histogram
         self.moments = moments
         self.most_rows = rows
         self.observers = observers
@@ -174,6 +194,8 @@ class _Running:
             self._sample(flat)
         for observer in self.observers.values():
             observer.update(flat)
+        if self.histogram is not None:
+            self.histogram.update(flat)
 
     def _sample(self, flat: Tensor) -> None:
         """Every row draws a number; those with the smallest ones stay, whatever the batches were."""
@@ -196,4 +218,5 @@ class _Running:
             moment=None if self.moment is None else self.moment.div_(self.count),
             rows=self.rows,
             ranges={name: observer.range() for name, observer in self.observers.items()},
+            histogram=self.histogram,
         )

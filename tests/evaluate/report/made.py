@@ -123,5 +123,6 @@ def activations(name: str) -> Record:
                 "outliers": [{"channel": 133 + place, "ratio": high / (place + 1)} for place in range(6)],
             }
         )
+    layers.sort(key=lambda layer: -layer["ratio"])
     measures = {"greatest ratio": Estimate(200.0)}
     return Record("activations", "vision layers", name, {"data": "x"}, measures, {"layers": layers}, (), ENVIRONMENT)

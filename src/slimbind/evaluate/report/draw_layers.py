@@ -13,12 +13,13 @@ from slimbind.evaluate.report.plots import Box, boxes, figure, histogram, side_b
 from slimbind.evaluate.report.tables import rows_table
 
 _MOST_BOXES = 40
-_MOST_HISTOGRAMS = 12
+_MOST_HISTOGRAMS = 8
 _NAMED = 4  # outlier channels of a layer
+_FIRST = ("name", "one scale dB", "scale per row dB", "weight dB", "ratio")
 
 
 def layers(group: Group) -> list[Element]:
-    """The layers of each record, those whose input is hardest to round first."""
+    """The layers of each record in their order, which is the hardest to round first."""
     found: list[Element] = []
     for column in group.columns:
         told = reading.mappings(column.record.details.get("layers"))
@@ -26,12 +27,12 @@ def layers(group: Group) -> list[Element]:
     return found
 
 
-def _of(column: Column, told: list[Mapping[str, Any]]) -> list[Element]:
-    ordered = sorted(told, key=lambda layer: -(reading.number(layer.get("ratio")) or 0.0))
+def _of(column: Column, ordered: list[Mapping[str, Any]]) -> list[Element]:
     found: list[Element] = []
-    rows = [box for layer in ordered[:_MOST_BOXES] if (box := _box(layer)) is not None]
+    every = [box for layer in ordered if (box := _box(layer)) is not None]
+    rows = every[:_MOST_BOXES]
     if rows:
-        some = f"the {len(rows)} hardest of {len(told)} layers" if len(rows) < len(told) else f"{len(rows)} layers"
+        some = f"the {len(rows)} hardest of {len(every)} layers" if len(rows) < len(every) else f"{len(rows)} layers"
         label = f"Largest input of each channel in {some} of {column.label}; the numbers are in the table below"
         caption = (
             f"{column.label}: the largest magnitude that each input channel reached, {some}. Box: the middle half of "
@@ -77,5 +78,6 @@ def _row(layer: Mapping[str, Any]) -> dict[str, Any]:
         if (ratio := reading.number(one.get("ratio"))) is not None
     ]
     more = len(reading.mappings(layer.get("outliers"))) - len(named)
-    plain = {key: value for key, value in layer.items() if isinstance(value, str | int | float) or value is None}
-    return plain | {"outlier channels": ", ".join(named) + (f" and {more} more" if more > 0 else "") or "-"}
+    plain = {key: value for key, value in layer.items() if isinstance(value, str | int | float)}
+    first = {key: plain.pop(key) for key in _FIRST if key in plain}
+    return first | {"outlier channels": ", ".join(named) + (f" and {more} more" if more > 0 else "") or "-"} | plain

@@ -78,7 +78,13 @@ def _figure(
         low=low,
         high=high,
         differs=differs,
-        written=(lambda value: f"{value:+.3f}") if differs else (lambda value: f"{value:.2f}"),
+        written=lambda value: _written(value, "+.3f" if differs else ".2f"),
         pictures=[one if isinstance(one, str) else None for one in given] if isinstance(given, list) else (),
     )
     return figure(drawing, caption)
+
+
+def _written(value: float, form: str) -> str:
+    """Without a sign where nothing is left behind it."""
+    told = format(value, form)
+    return told if float(told) else told.lstrip("+-")

@@ -163,7 +163,9 @@ def histogram(edges: Sequence[float], counts: Sequence[float], *, label: str, co
 def boxes(rows: Sequence[Box], *, label: str, x: str) -> Element:
     """A box from the lower to the upper quarter with a stroke at the middle, whiskers to both ends; logarithmic."""
     found = [value for row in rows for value in (row.low, row.high) if value > 0]
-    first = math.floor(math.log10(min(found, default=1.0)))
+    usual = min([row.middle for row in rows if row.middle > 0], default=1.0)
+    # A channel that is all but unused would take the room of all others: whiskers end a hundredth below the medians.
+    first = math.floor(math.log10(max(min(found, default=1.0), usual / 100)))
     last = max(math.ceil(math.log10(max(found, default=1.0))), first + 1)
     row_height, top = 30, 4
     bottom = top + row_height * len(rows)

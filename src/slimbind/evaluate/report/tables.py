@@ -16,7 +16,7 @@ from slimbind.evaluate.report.numbers import heading, interval, shown
 MOST_ROWS = 200  # of a table; the rest is in the JSON, and the table says so
 _MOST_COLUMNS = 40
 _LONGEST = 300  # characters of a cell
-_LONG_WORD, _SHORT = 22, 14
+_LONG_WORD, _LONG_TEXT, _SHORT = 22, 40, 14
 
 
 def measures_table(of: Sequence[Group], columns: Sequence[str], *, caption: str) -> Element:
@@ -68,7 +68,7 @@ def _kind(text: str, *, is_number: bool = False) -> str | None:
     """A class for a cell: numbers stand to the right, words that are too wide may be broken, short text may not."""
     if is_number:
         return "number"
-    if max(map(len, text.split()), default=0) > _LONG_WORD:
+    if max(map(len, text.split()), default=0) > _LONG_WORD or len(text) > _LONG_TEXT:
         return "long"
     return "short" if len(text) <= _SHORT else None
 
