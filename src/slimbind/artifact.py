@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, UsageError
 from slimbind.media.spec import PreprocessSpec, TextSpec
 from slimbind.modalities import MODALITIES
+from slimbind.scores import Scores
 from slimbind.sizes import binary
 
 FORMAT_VERSION = 1
@@ -127,6 +128,7 @@ class Manifest(_Record):
     model: ModelInfo
     embedding_dim: int = Field(ge=1)
     towers: dict[str, TowerEntry] = Field(min_length=1)
+    scores: Scores = Field(default_factory=Scores)
 
     @field_validator("towers")
     @classmethod
@@ -235,15 +237,23 @@ class ArtifactWriter:
         with ArtifactWriter("out", model=info, embedding_dim=1024) as writer:
             save_file(tensors, writer.folder("vision") / "tower.safetensors")
             writer.add("vision", engine="torch", scheme="f32", ...)
+    Of ``scores``, those are written whose encoders are the ones of the towers.
     """
 
     def __init__(
-        self, destination: str | os.PathLike[str], *, model: ModelInfo, embedding_dim: int, overwrite: bool = False
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        model: ModelInfo,
+        embedding_dim: int,
+        overwrite: bool = False,
+        scores: Scores | None = None,
     ) -> None:
         self.destination = Path(destination)
         self.model = model
         self.embedding_dim = embedding_dim
         self.overwrite = overwrite
+        self.scores = scores or Scores()
         self._towers: dict[str, TowerEntry] = {}
 
     def __enter__(self) -> ArtifactWriter:
@@ -314,6 +324,7 @@ class ArtifactWriter:
             model=self.model,
             embedding_dim=self.embedding_dim,
             towers=self._towers,
+            scores=self.scores.kept({name: entry.encoder_id for name, entry in self._towers.items()}),
         )
         with open(self._temp / MANIFEST, "w", encoding="utf-8") as file:
             file.write(manifest.model_dump_json(indent=1) + "\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, options
+from slimbind.cli.scores import say_dropped
 
 if TYPE_CHECKING:
     from slimbind.artifact import TowerEntry
@@ -55,6 +56,7 @@ def export(
         threads=threads,
         report=report,
     )
+    say_dropped(folder, artifact)
     if as_json:
         typer.echo(
             json.dumps(

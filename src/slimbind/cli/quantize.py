@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, options
+from slimbind.cli.scores import say_dropped
 
 if TYPE_CHECKING:
     from slimbind.artifact import TowerEntry
@@ -111,6 +112,7 @@ def quantize(
             note=lambda text: console.say(f"note: {text}"),
             progress=stages,
         )
+    say_dropped(folder, artifact)
     if as_json:
         told = {
             "folder": str(artifact.folder),

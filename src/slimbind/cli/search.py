@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, options
+from slimbind.cli.scores import Meaning
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from slimbind.collection import Collection, Hit
     from slimbind.collection.remote import Remote
 
@@ -28,6 +31,21 @@ def search(
     where: Annotated[
         str, typer.Option("--where", help="Look only among files of which this is true: \"suffix = '.jpg'\".")
     ] = "",
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            "--min-score", min=0, max=1, help="Only what matches with this probability, where a model is calibrated."
+        ),
+    ] = None,
+    min_cosine: Annotated[
+        float | None, typer.Option("--min-cosine", min=-1, max=1, help="Only what is at least so near.")
+    ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores", envvar="SLIMBIND_SCORES", help="What scores mean: a file that `slimbind eval calibrate` wrote."
+        ),
+    ] = None,
     as_json: options.Json = False,
     index_path: Annotated[
         str | None,
@@ -50,9 +68,10 @@ def search(
     """Find the files nearest to a text, a picture or a sound.
 
     Prints a table on a terminal and "score<TAB>path" lines elsewhere; the score is the cosine, 1 is identical. Only
-    the tower of the query is opened.
+    the tower of the query is opened. Where the model is calibrated (`slimbind eval calibrate`), "match" is the
+    probability that a file is what was looked for, if that was as likely as not beforehand.
 
-    slimbind search "a dog on a beach"
+    slimbind search "a dog on a beach" --min-score 0.9
     """
     import time
 
@@ -67,13 +86,17 @@ def search(
         with slimbind.load(source, threads=threads, device=device) as loaded:
             encoder = loaded.encoder(kind)
             shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=options.lasting(source))
+            stored = _encoders(shelf)
+            meaning = Meaning(loaded, kind, stored, file=scores, least=min_score, least_cosine=min_cosine)
+            meaning.check([among] if among else stored)
             opened_index = time.perf_counter()
             try:
                 vector = encoder.embed([item])[0]
             except ItemsError as error:
                 raise next(iter(error.errors.values())) from None
             embedded = time.perf_counter()
-            hits = shelf.search(vector, k, where=where, modality=among)
+            found = shelf.search(vector, k, where=where, modality=among)
+            hits = [(hit, meaning.probability(hit)) for hit in meaning.good(found)]
             searched = time.perf_counter()
             count = len(shelf)
             if verbose:
@@ -91,10 +114,12 @@ def search(
         _print_json(hits)
     else:
         _print_plain(hits)
-    gone = sum(not os.path.exists(hit.source) for hit in hits)
+    gone = sum(not os.path.exists(hit.source) for hit, _ in hits)
     if not count:
         console.say("the index is empty: `slimbind index FOLDER` fills it")
-    elif gone and not as_json:
+    elif len(hits) < len(found):
+        console.say(f"{len(found) - len(hits)} of the {len(found)} nearest files do not match so well")
+    if gone and not as_json:
         console.say(f"{gone} of these files are no longer there: `slimbind index FOLDER` mends the index")
 
 
@@ -105,6 +130,12 @@ def _opened(index: str | None, table: str) -> Collection | Remote:
     if index is not None and is_remote(index):
         return open_remote(index, table=table)
     return Collection.open(options.index_folder(None if index is None else Path(index)))
+
+
+def _encoders(shelf: Collection | Remote) -> Mapping[str, str]:
+    from slimbind.collection import Collection
+
+    return shelf.encoders if isinstance(shelf, Collection) else shelf.about().encoders
 
 
 def _only_query(query: str | None, image: Path | None, audio: Path | None) -> tuple[str, str | Path]:
@@ -121,7 +152,7 @@ def _only_query(query: str | None, image: Path | None, audio: Path | None) -> tu
     return given[0]
 
 
-def _print_json(hits: list[Hit]) -> None:
+def _print_json(hits: list[tuple[Hit, float | None]]) -> None:
     import sys
 
     from slimbind.bulk.writer import to_json
@@ -132,19 +163,20 @@ def _print_json(hits: list[Hit]) -> None:
             "path": hit.source,
             "modality": hit.modality,
             "score": round(hit.score, 6),
+            "probability": None if probability is None else round(probability, 6),
             "missing": not os.path.exists(hit.source),
             "metadata": hit.metadata,
         }
-        for hit in hits
+        for hit, probability in hits
     ]
     sys.stdout.buffer.write(to_json(told).encode("utf-8") + b"\n")
 
 
-def _print_plain(hits: list[Hit]) -> None:
+def _print_plain(hits: list[tuple[Hit, float | None]]) -> None:
     import sys
 
     if not sys.stdout.isatty():
-        for hit in hits:
+        for hit, _ in hits:
             # The path's own bytes, except for those that would break the line.
             path = hit.source.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
             sys.stdout.buffer.write(f"{hit.score:.4f}\t".encode() + os.fsencode(path) + b"\n")
@@ -155,14 +187,23 @@ def _print_plain(hits: list[Hit]) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("score", justify="right", style="cyan")
+    calibrated = any(probability is not None for _, probability in hits)
+    if calibrated:
+        table.add_column("match", justify="right", style="green")
     table.add_column("modality", style="dim")
     table.add_column("path", overflow="fold")
-    for hit in hits:
+    for hit, probability in hits:
         shown = Text(console.printable(hit.source))
         if not os.path.exists(hit.source):
             shown.append("  (gone)", style="red")
-        table.add_row(f"{hit.score:.3f}", hit.modality, shown)
+        match = [_percent(probability)] if calibrated else []
+        table.add_row(f"{hit.score:.3f}", *match, hit.modality, shown)
     Console().print(table)
+
+
+def _percent(probability: float | None) -> str:
+    """Rounded down: what is not sure is never told to be."""
+    return "" if probability is None else f"{int(100 * probability)} %"
 
 
 def _ms(start: float, end: float) -> str:

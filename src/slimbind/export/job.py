@@ -79,7 +79,11 @@ def export(
     options = Options(resolve_threads(threads))
     check_space(Path(destination), sum(entry.parameters for entry in entries.values()) * _WEIGHT_BYTES[stored])
     with ArtifactWriter(
-        destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
+        destination,
+        model=manifest.model,
+        embedding_dim=manifest.embedding_dim,
+        overwrite=overwrite,
+        scores=manifest.scores,
     ) as writer:
         for modality, entry in entries.items():
             artifact.verify(modality)

@@ -124,7 +124,11 @@ def quantize(
                 towers[modality] = finished
                 report(modality, finished.tower(modality))
             with ArtifactWriter(
-                destination, model=manifest.model, embedding_dim=manifest.embedding_dim, overwrite=overwrite
+                destination,
+                model=manifest.model,
+                embedding_dim=manifest.embedding_dim,
+                overwrite=overwrite,
+                scores=manifest.scores,
             ) as writer:
                 for modality, finished in towers.items():
                     place(finished, modality, writer)

@@ -1,0 +1,112 @@
+"""What scores mean, on the command line: which curves are used, what reaches a cut-off, and what a new model lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slimbind.cli import console
+from slimbind.errors import ArtifactError, SlimbindError, UsageError
+
+if TYPE_CHECKING:
+    from slimbind.artifact import Artifact
+    from slimbind.collection import Hit
+    from slimbind.runtime.model import Model
+    from slimbind.scores import Scores
+
+
+class Meaning:
+    """The probabilities of hits, and the cut-offs that were asked for.
+
+    Args:
+        model: the model that searches, with the curves of its manifest.
+        query: the query's modality.
+        stored: encoder id by modality of what is searched.
+        file: more curves, which come before the model's own.
+        least: the smallest probability asked for.
+        least_cosine: the smallest cosine asked for.
+
+    Raises:
+        ArtifactError: the file is none, or was fitted with other encoders.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        query: str,
+        stored: Mapping[str, str],
+        *,
+        file: Path | None = None,
+        least: float | None = None,
+        least_cosine: float | None = None,
+    ) -> None:
+        self._query = query
+        self._least = least
+        self._least_cosine = least_cosine
+        self._encoders = {**stored, **{name: model.encoder(name).id for name in model.modalities}}
+        self._scores = model.artifact.manifest.scores.kept(self._encoders)
+        if file is not None:
+            self._scores = _joined(self._scores, file)
+
+    def check(self, modalities: Iterable[str]) -> None:
+        """Refuse a cut-off by probability where one of these modalities has none, before anything is searched.
+
+        Raises:
+            ArtifactError: nobody has fitted it, or it was fitted with other encoders.
+        """
+        for name in modalities if self._least is not None else ():
+            try:
+                self._scores.need(self._query, name, self._encoders)
+            except ArtifactError as error:
+                others = f"or cut off with --min-cosine, or leave {name} out with --modality"
+                raise UsageError(
+                    error.message, hint=f"{error.hint}, --scores FILE takes its --output; {others}"
+                ) from error
+
+    def probability(self, hit: Hit) -> float | None:
+        """The probability that a hit is what was looked for; None where nobody has fitted it.
+
+        Raises:
+            ArtifactError: it was fitted with other encoders.
+        """
+        if hit.modality not in self._encoders:
+            return None
+        curve = self._scores.find(self._query, hit.modality, self._encoders)
+        return None if curve is None else float(curve.probability(hit.score))
+
+    def good(self, hits: Sequence[Hit]) -> list[Hit]:
+        """The hits that reach both cut-offs, in their order."""
+        self.check({hit.modality for hit in hits})
+        return [
+            hit
+            for hit in hits
+            if (self._least_cosine is None or hit.score >= self._least_cosine)
+            and (self._least is None or (self.probability(hit) or 0.0) >= self._least)
+        ]
+
+
+def _joined(scores: Scores, file: Path) -> Scores:
+    from slimbind.scores import Scores
+
+    for curve in Scores.read(file.expanduser()).curves:
+        scores = scores.adding(curve)
+    return scores
+
+
+def say_dropped(source: Path, made: Artifact) -> None:
+    """Say which curves of a model were not kept, because a model made from it has other encoders."""
+    from slimbind.artifact import Artifact
+
+    try:
+        before = Artifact.open(source).manifest.scores.curves
+    except SlimbindError:
+        return
+    kept = {curve.modalities for curve in made.manifest.scores.curves}
+    for curve in before:
+        if curve.modalities not in kept and set(curve.modalities) <= set(made.modalities):
+            names = " and ".join(curve.modalities)
+            console.say(
+                f"not kept: what scores of {names} mean; it belongs to the encoders of {source}. "
+                f"`slimbind eval calibrate DATA --model {made.folder} --write` fits it for these"
+            )
