@@ -11,6 +11,7 @@ COMMANDS: dict[str, str] = {
     "zero-shot": "evaluate_zero_shot",
     "linear-probe": "evaluate_linear_probe",
     "retrieval": "evaluate_retrieval",
+    "calibrate": "evaluate_calibrate",
     "similarity": "evaluate_similarity",
     "fidelity": "fidelity",
     "speed": "evaluate_speed",
