@@ -18,7 +18,7 @@ from torch import Tensor
 from slimbind.errors import UsageError
 from slimbind.quantize.activations import InputStats, observe, watching
 from slimbind.quantize.emulate import twin
-from slimbind.quantize.plan import LARGEST, LayerPlan, Plan, WeightCodes
+from slimbind.quantize.plan import LARGEST, SMALLEST, LayerPlan, Plan, WeightCodes
 from slimbind.quantize.report import Progress, silent
 from slimbind.quantize.rounding import grouped
 from slimbind.quantize.sites import Site, replace, sites
@@ -89,7 +89,7 @@ def _factor(moment: Tensor, order: Tensor, damping: float) -> Tensor:
 
 def _rounded(weight: Tensor, scale: Tensor, factor: Tensor, order: Tensor, group: int, bits: Literal[8, 4]) -> Tensor:
     """Codes of ``weight`` ``[out, in]``; everything is held as ``[in, out]``, where a column is contiguous."""
-    most = LARGEST[bits]
+    least, most = SMALLEST[bits], LARGEST[bits]
     wanted = weight.t()[order].contiguous()
     steps = scale.t().contiguous()
     group_of = (order // group).tolist()
@@ -101,7 +101,7 @@ def _rounded(weight: Tensor, scale: Tensor, factor: Tensor, order: Tensor, group
         target.addmm_(factor[:start, start:stop].t(), errors[:start])
         for place in range(start, stop):
             step = steps[group_of[place]]
-            code = (target[place - start] / step).round_().clamp_(-most, most)
+            code = (target[place - start] / step).round_().clamp_(least, most)
             codes[place] = code.to(torch.int8)
             error = code.mul_(step).neg_().add_(wanted[place])
             errors[place] = error

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimbind.quantize.emulate import dynamic
-from slimbind.quantize.plan import LARGEST, LEVELS, LayerPlan, StaticRange, WeightCodes
+from slimbind.quantize.plan import LARGEST, LEVELS, SMALLEST, LayerPlan, StaticRange, WeightCodes
 from slimbind.quantize.sites import shallow
 
 Learnable = nn.Linear | nn.Conv2d
@@ -78,11 +78,11 @@ class LearnedWeight(nn.Module):
         self.shape = weight.shape
         grouped = weight.detach().float().reshape(rows, groups, -1)
         self.first = nn.Parameter(start.scale[..., None].clone(), requires_grad=False)
-        most = LARGEST[self.bits]
+        self.ends = SMALLEST[self.bits], LARGEST[self.bits]
         # A code may sit elsewhere than where rounding puts it (error compensation): begin from there, and with the
         # weight's own fraction only where both agree.
         near, chosen = grouped / self.first, start.codes.reshape(rows, groups, -1).float()
-        self.codes = nn.Parameter(torch.where((near - chosen).abs() <= 0.5, near, chosen).clamp(-most, most))
+        self.codes = nn.Parameter(torch.where((near - chosen).abs() <= 0.5, near, chosen).clamp(*self.ends))
         self.ratio = nn.Parameter(torch.zeros_like(self.first))
 
     @property
@@ -94,14 +94,12 @@ class LearnedWeight(nn.Module):
 
     def forward(self) -> Tensor:
         """The weight that the rounded codes stand for."""
-        most = LARGEST[self.bits]
-        return (straight(self.codes.clamp(-most, most)) * self.scale).reshape(self.shape)
+        return (straight(self.codes.clamp(*self.ends)) * self.scale).reshape(self.shape)
 
     def finish(self) -> WeightCodes:
         """The codes as they are now."""
-        most = LARGEST[self.bits]
         with torch.no_grad():
-            codes = self.codes.round().clamp(-most, most).to(torch.int8).reshape(self.shape)
+            codes = self.codes.round().clamp(*self.ends).to(torch.int8).reshape(self.shape)
             return WeightCodes(codes, self.scale[..., 0].clone(), self.bits)
 
 

@@ -1,6 +1,8 @@
 """Weights to whole numbers: one scale per output channel, or one per group of inputs; searched where that pays.
 
-Codes are symmetric around zero, so that zero stays exactly zero and a product of integers needs no correction.
+Zero is the code zero, so that it stays exactly zero and a product of integers needs no correction. 8-bit codes are
+symmetric. Of 4-bit codes there are eight below zero and seven above: the scale of a group has the sign that puts its
+loudest weight among the eight, so that all 16 levels are of use.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from slimbind.quantize.plan import LARGEST, WeightCodes
+from slimbind.quantize.plan import LARGEST, SMALLEST, WeightCodes
 
 # Fractions of the largest weight of a group that are tried as its range: in 4 bits a few clipped weights cost less
 # than a wider step for all.
@@ -72,10 +74,13 @@ def scales(
     Raises:
         ValueError: a weight is not finite.
     """
-    largest = weights.abs().amax(dim=-1)
+    low, high = weights.aminmax(dim=-1)
+    largest = torch.maximum(high, -low)
     if not bool(torch.isfinite(largest).all()):
         raise ValueError("a weight is infinite or not a number")
     widest = largest / LARGEST[bits]
+    if bits == 4:
+        widest = torch.where(high > -low, -widest, widest)
     best = _storable(widest, bits)
     if not search:
         return best
@@ -90,19 +95,18 @@ def scales(
 
 def encode(weights: Tensor, scale: Tensor, bits: Literal[8, 4] = 8) -> Tensor:
     """Weights ``[..., group]`` with scales ``[...]`` to int8 codes of the same shape."""
-    most = LARGEST[bits]
-    return (weights / scale[..., None]).round_().clamp_(-most, most).to(torch.int8)
+    return (weights / scale[..., None]).round_().clamp_(SMALLEST[bits], LARGEST[bits]).to(torch.int8)
 
 
 def _storable(scale: Tensor, bits: Literal[8, 4]) -> Tensor:
     """Scales as files keep them, never zero (weights that are all zero get codes of zero by any scale)."""
     if bits == 4:
-        return scale.to(torch.float16).float().clamp(_TINIEST, 65504.0)
+        size = scale.abs().to(torch.float16).float().clamp(_TINIEST, 65504.0)
+        return torch.where(scale < 0, -size, size)
     return scale.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _error(weights: Tensor, scale: Tensor, bits: Literal[8, 4], importance: Tensor | None) -> Tensor:
-    most = LARGEST[bits]
     step = scale[..., None]
-    gap = (weights / step).round_().clamp_(-most, most).mul_(step).sub_(weights).square_()
+    gap = (weights / step).round_().clamp_(SMALLEST[bits], LARGEST[bits]).mul_(step).sub_(weights).square_()
     return (gap if importance is None else gap * importance).sum(dim=-1)
