@@ -92,6 +92,13 @@ def test_retrieval_shows_codecs_side_by_side(cli, pairs):
     assert len(rows) == 8
 
 
+def test_numbers_are_never_cut(cli, pairs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    done = cli("eval", "retrieval", pairs, "-c", "sq8", "-c", "sq4", "-c", "binary", "-c", "f16")
+    assert done.lines[1].split()[-2:] == ["codec", "f16"]
+    assert all("\u2026" not in line for line in done.lines)
+
+
 def test_retrieval_as_json_is_one_record_or_a_list(cli, pairs):
     assert cli("eval", "retrieval", pairs, "--json").json["settings"]["codec"] == "f32"
     several = cli("eval", "retrieval", pairs, "--json", "-c", "sq8", "--no-fit").json

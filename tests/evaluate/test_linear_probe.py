@@ -71,7 +71,7 @@ def test_without_test_data_a_part_is_held_out(model, tmp_path):
 def test_two_classes_are_enough_and_one_is_not(model, tmp_path):
     record = linear_probe(model, datasets.open(write(tmp_path / "two", "xy", 6, seed=0)))
     assert record.measures["top-1"].value == 1
-    with pytest.raises(UsageError, match="1 class"):
+    with pytest.raises(UsageError, match="a single class, 'x'"):
         linear_probe(model, datasets.open(write(tmp_path / "one", "x", 6, seed=0)))
 
 

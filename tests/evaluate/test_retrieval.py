@@ -242,9 +242,11 @@ def test_what_lies_behind_the_ten_best_has_no_rank(noisy):
     assert "vision to text median rank" not in told
 
 
-def test_too_few_for_a_codebook_is_told(model, captions):
-    with pytest.raises(UsageError, match="pq8x8"):
-        retrieval(model, datasets.open(captions), codecs=["pq8x8"])
+def test_a_codebook_with_too_few_to_learn_from_costs_nothing_else(model, captions):
+    records = retrieval(model, datasets.open(captions), codecs=["pq8x8", "sq8"])
+    assert [record.settings["codec"] for record in records] == ["f32", "sq8"]
+    assert [name for name, _ in records[0].failed] == ["codec pq8x8"]
+    assert records[1].failed == ()
 
 
 def test_every_item_is_embedded_once(model, captions):

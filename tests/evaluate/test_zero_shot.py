@@ -61,10 +61,17 @@ def test_what_cannot_be_read_is_named_and_does_not_count(model, pictures):
     assert record.measures["top-1"].n == 12
 
 
+def test_a_single_class_cannot_be_missed(model, tmp_path):
+    write_picture(tmp_path / "red" / "1.png", COLOURS["red"])
+    with pytest.raises(UsageError, match="a single class, 'red'"):
+        zero_shot(model, datasets.open(tmp_path))
+
+
 def test_nothing_that_can_be_read_is_an_error(model, tmp_path):
-    (tmp_path / "red").mkdir()
-    (tmp_path / "red" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(UsageError, match=r"none of 1 vision items.*red/a\.png"):
+    for name in ("blue", "red"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(b"no picture")
+    with pytest.raises(UsageError, match=r"none of 2 vision items.*blue/a\.png"):
         zero_shot(model, datasets.open(tmp_path))
 
 

@@ -21,6 +21,9 @@ Html = Annotated[
 Seed = Annotated[int, typer.Option(min=0, help="Of the samples that intervals are from, and of what is shuffled.")]
 
 
+_WIDEST = 1000  # characters of a table: a number that is cut is worse than a line that wraps
+
+
 def check_html(path: Path | None, *, option: str = "--html") -> None:
     """Refuse a page, or what else ``option`` names, that could not be written, before any work is done.
 
@@ -69,7 +72,7 @@ def print_measures(records: Sequence[Record]) -> None:
     from slimbind.evaluate.report.grouping import groups
     from slimbind.evaluate.report.numbers import heading, shown
 
-    out = Console(highlight=False, soft_wrap=True)
+    out = Console(highlight=False, soft_wrap=True, width=_WIDEST)
     for group in groups(records):
         alone = len(group.columns) == 1
         table = Table(box=None, pad_edge=False, padding=(0, 1))

@@ -157,7 +157,7 @@ def embed_labelled(
         UsageError: it has no classes, or no item can be embedded.
         ArtifactCorruptError, EngineError: the tower cannot be opened.
     """
-    check_classes(data)
+    check_classes(data, least=1)
     labels: list[int] = []
     unlabelled: list[tuple[str, str]] = []
     chosen, total = spread(data, samples)
@@ -177,14 +177,16 @@ def embed_labelled(
     return Labelled(found.vectors, np.array(labels, np.int64)[found.places], tuple(failed))
 
 
-def check_classes(data: Dataset) -> list[str]:
+def check_classes(data: Dataset, *, least: int = 2) -> list[str]:
     """The classes of the data.
 
     Raises:
-        UsageError: it has none.
+        UsageError: it has none, or fewer than ``least``.
     """
     if not data.classes:
         raise UsageError(
             f"{data.path} has no classes", hint="put the files into a folder for each class, called like the class"
         )
+    if len(data.classes) < least:
+        raise UsageError(f"{data.path} has a single class, {data.classes[0]!r}", hint="two at least can be told apart")
     return data.classes

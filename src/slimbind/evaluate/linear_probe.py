@@ -282,9 +282,9 @@ def _same_classes(train: Dataset, test: Dataset) -> list[int]:
     if train.modalities[0] != test.modalities[0]:
         raise UsageError(f"the training data are {train.modalities[0]}, the test data {test.modalities[0]}")
     known = {name: number for number, name in enumerate(check_classes(train))}
-    if strange := [name for name in check_classes(test) if name not in known]:
+    if strange := [name for name in check_classes(test, least=1) if name not in known]:
         raise UsageError(
             f"the test data have {len(strange)} classes that the training data lack, such as {strange[0]!r}",
             hint=f"the training data have {', '.join(list(known)[:8])}",
         )
-    return [known[name] for name in check_classes(test)]
+    return [known[name] for name in check_classes(test, least=1)]

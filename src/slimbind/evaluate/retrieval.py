@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,8 @@ def retrieval(
         progress: shows it.
 
     Returns:
-        A record for each codec; see ``score`` for its measures.
+        A record for each codec; see ``score`` for its measures. A codec that needs more vectors than there are to
+        learn from is among what failed.
 
     Raises:
         UsageError: the data have no pairs, there is no such codec, the model lacks a modality, or nothing can be read.
@@ -95,8 +96,15 @@ def retrieval(
         "seed": seed,
     }
     records: list[Record] = []
+    failed = list(found.failed)
     for text, spec in wanted.items():
-        measures, directions = score(found, data.modalities, spec, prompts=asked, seed=seed, progress=progress)
+        try:
+            measures, directions = score(found, data.modalities, spec, prompts=asked, seed=seed, progress=progress)
+        except UsageError as error:  # too few vectors to learn codes from, which nobody knew before
+            if text == WHOLE:
+                raise
+            failed.append((f"codec {text}", error.message))
+            continue
         records.append(
             Record(
                 task="retrieval",
@@ -109,7 +117,7 @@ def retrieval(
                 environment=environment(model),
             )
         )
-    return records
+    return [replace(records[0], failed=tuple(failed)), *records[1:]]
 
 
 def embed_pairs(
