@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,8 @@ class Meaning:
     """The probabilities of hits, and the cut-offs that were asked for.
 
     Args:
-        model: the model that searches, with the curves of its manifest.
+        model: the model that searches, with the curves of its manifest; what is searched has its encoders.
         query: the query's modality.
-        stored: encoder id by modality of what is searched.
         file: more curves, which come before the model's own.
         least: the smallest probability asked for.
         least_cosine: the smallest cosine asked for.
@@ -35,7 +34,6 @@ class Meaning:
         self,
         model: Model,
         query: str,
-        stored: Mapping[str, str],
         *,
         file: Path | None = None,
         least: float | None = None,
@@ -44,18 +42,23 @@ class Meaning:
         self._query = query
         self._least = least
         self._least_cosine = least_cosine
-        self._encoders = {**stored, **{name: model.encoder(name).id for name in model.modalities}}
+        self._encoders = {name: model.encoder(name).id for name in model.modalities}
         self._scores = model.artifact.manifest.scores.kept(self._encoders)
         if file is not None:
             self._scores = _joined(self._scores, file)
 
     def check(self, modalities: Iterable[str]) -> None:
-        """Refuse a cut-off by probability where one of these modalities has none, before anything is searched.
+        """Refuse a cut-off by probability where one of these modalities has none.
 
         Raises:
-            ArtifactError: nobody has fitted it, or it was fitted with other encoders.
+            UsageError: nobody has fitted it, or it was fitted with other encoders.
         """
         for name in modalities if self._least is not None else ():
+            if name not in self._encoders:
+                raise UsageError(
+                    f"items of modality {name!r} have no probability: the model has no such tower",
+                    hint="cut off with --min-cosine, or name a --modality",
+                )
             try:
                 self._scores.need(self._query, name, self._encoders)
             except ArtifactError as error:
@@ -76,7 +79,11 @@ class Meaning:
         return None if curve is None else float(curve.probability(hit.score))
 
     def good(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The hits that reach both cut-offs, in their order."""
+        """The hits that reach both cut-offs, in their order.
+
+        Raises:
+            UsageError: a probability was asked for, and one of them has none.
+        """
         self.check({hit.modality for hit in hits})
         return [
             hit

@@ -12,8 +12,6 @@ from slimbind.cli import console, options
 from slimbind.cli.scores import Meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from slimbind.collection import Collection, Hit
     from slimbind.collection.remote import Remote
 
@@ -86,9 +84,8 @@ def search(
         with slimbind.load(source, threads=threads, device=device) as loaded:
             encoder = loaded.encoder(kind)
             shelf.check({name: loaded.encoder(name).id for name in loaded.modalities}, model=options.lasting(source))
-            stored = _encoders(shelf)
-            meaning = Meaning(loaded, kind, stored, file=scores, least=min_score, least_cosine=min_cosine)
-            meaning.check([among] if among else stored)
+            meaning = Meaning(loaded, kind, file=scores, least=min_score, least_cosine=min_cosine)
+            meaning.check([among] if among else [])
             opened_index = time.perf_counter()
             try:
                 vector = encoder.embed([item])[0]
@@ -130,12 +127,6 @@ def _opened(index: str | None, table: str) -> Collection | Remote:
     if index is not None and is_remote(index):
         return open_remote(index, table=table)
     return Collection.open(options.index_folder(None if index is None else Path(index)))
-
-
-def _encoders(shelf: Collection | Remote) -> Mapping[str, str]:
-    from slimbind.collection import Collection
-
-    return shelf.encoders if isinstance(shelf, Collection) else shelf.about().encoders
 
 
 def _only_query(query: str | None, image: Path | None, audio: Path | None) -> tuple[str, str | Path]:
