@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import evaluate_tables
 import search_tables
 
 ROOT = Path(__file__).parents[1]
@@ -326,9 +327,16 @@ def search(kind: str, result: str = "search") -> str:
     return _table(*makers[kind](found)) + _note(found)
 
 
+def evaluate() -> str:
+    """What evaluating embeddings costs."""
+    result = _read("evaluate")
+    return _table(*evaluate_tables.cost(result)) + _note(result)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "collection": collection,
     "crash": crash,
+    "evaluate": evaluate,
     "exact": exact,
     "media": media,
     "memory": memory,
