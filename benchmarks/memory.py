@@ -20,7 +20,6 @@ import io
 import json
 import subprocess
 import sys
-import time
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,8 @@ import numpy as np
 
 import slimbind
 from environment import environment
-from slimbind.media import preprocessor
+from slimbind.evaluate import memory
 from slimbind.modalities import MODALITIES
-from slimbind.runtime import quiet
-from slimbind.runtime.memory import mapped_files, trim_heap
 
 MIB = 1 << 20
 GOAL = 1.15
@@ -97,44 +94,23 @@ def subsets(found: tuple[str, ...], args: argparse.Namespace) -> list[tuple[str,
 
 def measure(folder: Path, subset: list[str], threads: int) -> dict[str, Any]:
     with slimbind.load(folder, threads=threads, verify=False) as model:
-        towers = {modality: model.artifact.tower(modality) for modality in subset}
-        for modality, entry in towers.items():
-            preprocessor(entry.preprocess, folder=folder / modality)(items(modality, 1)[0])
-        load_engine(next(iter(towers.values())).engine)
-        trim_heap()
-        start = status()
-        seconds = {}
-        for modality in subset:
-            began = time.perf_counter()
-            model.embed(items(modality, 1), modality)
-            seconds[modality] = round(time.perf_counter() - began, 2)
-        opened = status()
-        for size in (2, 5, 8):
-            for modality in subset:
-                model.embed(items(modality, size), modality)
-        steady = status()
-        outside = mapped_files(folder) - {str((folder / f.path).resolve()) for e in towers.values() for f in e.files}
-        if outside:
-            raise SystemExit(f"files of other towers are mapped: {outside}")
-        model.unload()
-        closed = status()
-    weights = sum(max(file.bytes for file in entry.files) for entry in towers.values()) / MIB
-    grown = steady["rss"] - start["rss"]
+        used = memory.measure(model, subset, items)
+        weights = sum(max(file.bytes for file in model.artifact.tower(name).files) for name in subset)
     return {
         "modalities": subset,
-        "weights_mib": round(weights, 2),
+        "weights_mib": round(weights / MIB, 2),
         "paper_mib": round(sum(PAPER_MIB[modality] for modality in subset), 2),
-        "opened_mib": round(opened["rss"] - start["rss"], 1),
-        "steady_mib": round(grown, 1),
-        "steady_anonymous_mib": round(steady["anonymous"] - start["anonymous"], 1),
-        "steady_file_mapped_mib": round(steady["file"] - start["file"], 1),
-        "ratio": round(grown / weights, 3),
-        "peak_mib": round(steady["peak"] - start["rss"], 1),
-        "returned_ratio": round((steady["rss"] - closed["rss"]) / weights, 3),
-        "reached": grown / weights <= GOAL,
-        "closed_mib": round(closed["rss"] - start["rss"], 1),
-        "process_before_mib": round(start["rss"], 1),
-        "open_and_first_embedding_seconds": seconds,
+        "opened_mib": round(used.opened / MIB, 1),
+        "steady_mib": round(used.steady / MIB, 1),
+        "steady_anonymous_mib": round(used.anonymous / MIB, 1),
+        "steady_file_mapped_mib": round(used.mapped / MIB, 1),
+        "ratio": round(used.steady / weights, 3),
+        "peak_mib": round(used.peak / MIB, 1),
+        "returned_ratio": round((used.steady - used.closed) / weights, 3),
+        "reached": used.steady / weights <= GOAL,
+        "closed_mib": round(used.closed / MIB, 1),
+        "process_before_mib": round(used.before / MIB, 1),
+        "open_and_first_embedding_seconds": used.seconds,
     }
 
 
@@ -160,26 +136,6 @@ def wave(samples: np.ndarray) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, 0.1 * samples, 16000, format="WAV")
     return file.getvalue()
-
-
-def load_engine(name: str) -> None:
-    """Load the engine's libraries, which are in memory once, whatever is open."""
-    if name == "openvino":
-        ov = quiet.openvino()
-        op = ov.opset13
-        x = op.parameter([-1, 4], np.float32)
-        ov.Core().compile_model(ov.Model([op.matmul(x, op.constant(np.eye(4, dtype=np.float32)), False, False)], [x]))
-    elif name == "onnx":
-        quiet.onnxruntime()
-    else:
-        __import__("slimbind.towers.registry")
-
-
-def status() -> dict[str, float]:
-    """Resident memory of this process in MiB: all, anonymous, file-mapped, and the highest so far."""
-    names = {"VmRSS": "rss", "RssAnon": "anonymous", "RssFile": "file", "VmHWM": "peak"}
-    fields = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
-    return {names[field[0][:-1]]: int(field[1]) / 1024 for field in fields if field and field[0][:-1] in names}
 
 
 if __name__ == "__main__":

@@ -112,3 +112,19 @@ def test_what_does_not_go_together_is_wrong_usage(cli, toy_artifact, tmp_path):
     assert cli("fidelity", toy_artifact, toy_artifact, "--modalities", "smell").code == 2
     assert cli("fidelity", toy_artifact, toy_artifact, "--samples", 0).code == 2
     assert cli("fidelity", toy_artifact, toy_artifact, "--data", tmp_path / "nothing").code == 2
+
+
+def test_eval_fidelity_is_the_same_and_writes_a_page(cli, pair, toy_folder, tmp_path):
+    page = tmp_path / "lost.html"
+    plain = cli("fidelity", *pair, "--data", toy_folder, "--json", "--no-time")
+    again = cli("eval", "fidelity", *pair, "--data", toy_folder, "--json", "--no-time", "--html", page)
+    assert plain.code == again.code == 0, again.err
+    assert plain.json == again.json
+    text = page.read_text(encoding="utf-8")
+    assert "fidelity, vision" in text and "centred cosine min" in text
+    assert f"{plain.json['towers']['vision']['fidelity']['cosine_min']:.5f}" in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_any_work(cli, pair, tmp_path):
+    done = cli("fidelity", *pair, "--html", tmp_path / "nowhere" / "page.html")
+    assert done.code == 2 and "no folder" in done.err and "comparing" not in done.err

@@ -15,6 +15,7 @@ COMMANDS: dict[str, str] = {
     "similarity": "evaluate_similarity",
     "fidelity": "fidelity",
     "speed": "evaluate_speed",
+    "memory": "evaluate_memory",
     "activations": "evaluate_activations",
 }
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimbind.cli import console, options
+from slimbind.cli.evaluate_output import Html, check_html
 
 if TYPE_CHECKING:
     from slimbind.evaluate.compare import Compared
@@ -43,6 +44,7 @@ def fidelity(
     ] = "cpu",
     progress: options.Progress = None,
     as_json: options.Json = False,
+    html: Html = None,
 ) -> None:
     """Compare two artifacts of one model: the same items through both, tower by tower.
 
@@ -55,6 +57,7 @@ def fidelity(
     from slimbind.errors import DriftError
     from slimbind.evaluate.compare import compare
 
+    check_html(html)
     if data is None:
         console.say("no --data: comparing on what comes with slimbind (depth, thermal and imu: made up)")
     rows: list[Compared] = []
@@ -77,6 +80,11 @@ def fidelity(
                 console.say(f"failed: {name}: {reason}")
             for note in row.notes:
                 console.say(f"{row.modality}: {note}")
+    if html is not None:
+        from slimbind.evaluate.report import write_html
+
+        write_html(html, [row.record(reference, candidate) for row in rows], title=f"Fidelity of {candidate}")
+        console.say(f"written: {html}")
     if as_json:
         told = {"reference": reference, "candidate": candidate, "device": device}
         typer.echo(json.dumps(told | {"towers": {row.modality: _record(row) for row in rows}}, indent=1))

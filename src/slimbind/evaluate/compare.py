@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -14,6 +14,7 @@ from slimbind.artifact import Artifact, Fidelity, TowerEntry
 from slimbind.errors import UsageError
 from slimbind.evaluate import inputs, speed
 from slimbind.evaluate.fidelity import measure
+from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.speed import Pace
 from slimbind.hub import resolve
 from slimbind.media.spec import TextSpec
@@ -56,6 +57,44 @@ class Compared:
     def size_ratio(self) -> float:
         """Bytes of the reference / bytes of the candidate: 4 is a quarter of the size."""
         return self.reference.bytes / max(1, self.candidate.bytes)
+
+    def record(self, reference: str, candidate: str) -> Record:
+        """The comparison as a record of an evaluation, for a page beside others.
+
+        Args:
+            reference: as it was named.
+            candidate: so.
+        """
+        told = self.fidelity
+        cosines = {
+            "cosine_mean": told.cosine_mean,
+            "cosine_min": told.cosine_min,
+            "centred_cosine_mean": told.centred_mean,
+            "centred_cosine_min": told.centred_min,
+        }
+        measures = {name: Estimate(value, n=told.samples) for name, value in cosines.items() if value is not None}
+        measures["weights_bytes"] = Estimate(self.candidate.bytes)
+        measures["size_ratio"] = Estimate(self.size_ratio)
+        if self.pace is not None:  # the rounds' own quartiles are no 95 % interval, and stand in the details
+            measures["time_ratio"] = Estimate(self.pace.ratio, n=self.pace.rounds)
+        pace = {} if self.pace is None else {"pace": asdict(self.pace)}
+        return Record(
+            task="fidelity",
+            title=f"fidelity, {self.modality}",
+            model=candidate,
+            settings={
+                "reference": reference,
+                "modality": self.modality,
+                "data": told.data,
+                "engine": self.candidate.engine,
+                "scheme": self.candidate.scheme,
+                "reference_scheme": self.reference.scheme,
+            },
+            measures=measures,
+            details={**pace, "notes": [*self.notes]},
+            failed=self.failed,
+            environment=environment(),
+        )
 
 
 def compare(
