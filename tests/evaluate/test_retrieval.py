@@ -12,8 +12,9 @@ import slimbind
 from slimbind import datasets
 from slimbind.codecs.spec import parse
 from slimbind.errors import UsageError
+from slimbind.evaluate.compression import ranks_through
 from slimbind.evaluate.metrics import Positives
-from slimbind.evaluate.retrieval import Paired, embed_pairs, ranks_through, retrieval, score
+from slimbind.evaluate.retrieval import Paired, embed_pairs, retrieval, score
 
 from ..conftest import write_picture, write_tone
 

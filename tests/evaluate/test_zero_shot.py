@@ -9,7 +9,7 @@ import sklearn.metrics
 import slimbind
 from slimbind import datasets
 from slimbind.errors import UsageError
-from slimbind.evaluate.zero_shot import describe_classes, read_names, score, spoken_name, zero_shot
+from slimbind.evaluate.zero_shot import describe_classes, read_names, score, spoken_name, zero_shot, zero_shot_through
 
 from ..conftest import write_picture, write_tone
 
@@ -147,3 +147,18 @@ def test_a_file_that_does_not_name_the_classes_is_refused(tmp_path, content, why
         (tmp_path / "names.txt").write_bytes(content)
     with pytest.raises(UsageError, match=why):
         read_names(tmp_path / "names.txt", ["a", "b"])
+
+
+def test_compressed_items_stand_beside_whole_ones(model, pictures):
+    records = zero_shot_through(
+        ["binary", "sq8", "pq8x8"], model, datasets.open(pictures), prompts=["red", "a whistle"]
+    )
+    assert [record.settings["codec"] for record in records] == ["f32", "binary", "sq8"]
+    assert [record.measures["bytes_per_vector"].value for record in records] == [32, 1, 8]
+    assert records[0].measures["top-1"] == records[2].measures["top-1"]
+    assert [name for name, _ in records[0].failed] == ["codec pq8x8"]
+
+
+def test_a_second_look_has_no_score_for_every_class(model, pictures):
+    with pytest.raises(UsageError, match="rabitq1"):
+        zero_shot_through(["rabitq1,refine(original)"], model, datasets.open(pictures))

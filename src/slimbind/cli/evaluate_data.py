@@ -15,6 +15,11 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A file or folder (se
 Kind = Annotated[str, typer.Option("--kind", help="What DATA is, where it is not clear: folder, pairs, ...")]
 Split = Annotated[str | None, typer.Option("--split", help="Which part of it, for example test.")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Most items, evenly spread over the data.")]
+Codecs = Annotated[
+    list[str] | None,
+    typer.Option("--codec", "-c", help="Compress what is searched with this as well (see docs/codecs.md). Repeat it."),
+]
+Fitted = Annotated[bool, typer.Option("--fit/--no-fit", help="Fit codes to texts that people ask, as an index does.")]
 
 
 def opened(

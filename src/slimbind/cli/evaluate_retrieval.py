@@ -27,15 +27,8 @@ def retrieval(
     modalities: Annotated[
         str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
     ] = "",
-    codecs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--codec", "-c", help="Compress what is searched with this as well (see docs/codecs.md). Repeat it."
-        ),
-    ] = None,
-    fitted: Annotated[
-        bool, typer.Option("--fit/--no-fit", help="Fit codes to texts that people ask, as an index does.")
-    ] = True,
+    codecs: evaluate_data.Codecs = None,
+    fitted: evaluate_data.Fitted = True,
     kind: evaluate_data.Kind = "auto",
     split: evaluate_data.Split = None,
     samples: evaluate_data.Samples = None,

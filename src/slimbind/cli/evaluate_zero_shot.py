@@ -30,6 +30,8 @@ def zero_shot(
             "to take the mean of several. Default: one sentence that suits the modality.",
         ),
     ] = None,
+    codecs: evaluate_data.Codecs = None,
+    fitted: evaluate_data.Fitted = True,
     kind: evaluate_data.Kind = "auto",
     modality: options.Modality = "auto",
     split: evaluate_data.Split = None,
@@ -46,30 +48,32 @@ def zero_shot(
 
     DATA is a folder with a subfolder of files for each class, or another layout that has classes. Shown are top-1 and
     top-5 accuracy and the mean recall of the classes, each with its 95 % interval; the page and the JSON also have the
-    confusion matrix.
+    confusion matrix. With --codec the same is done on compressed vectors, beside the whole ones.
 
     slimbind eval zero-shot photos/ -t imagenet7
     """
     import slimbind
+    from slimbind.bulk.prompts import PROMPTS
     from slimbind.evaluate import templates as known
     from slimbind.evaluate.embedding import check_classes
-    from slimbind.evaluate.zero_shot import read_names
-    from slimbind.evaluate.zero_shot import zero_shot as evaluate
+    from slimbind.evaluate.zero_shot import read_names, zero_shot_through
 
     check_html(html)
     opened = evaluate_data.opened([data], kind=kind, modalities=[options.only_modality(modality)], split=split)
     names = None if classes is None else read_names(classes, check_classes(opened))
     known.choose(templates or (), opened.modalities[0])  # before the model is opened
     with slimbind.load(model, threads=threads, device=device) as loaded:
-        record = evaluate(
+        records = zero_shot_through(
+            codecs or (),
             loaded,
             opened,
             name=model,
             names=names,
             templates=templates or (),
+            prompts=PROMPTS if fitted else (),
             samples=samples,
             seed=seed,
             batch_size=batch_size,
             progress=partial(console.progress, show=progress),
         )
-    finish([record], as_json=as_json, html=html)
+    finish(records, as_json=as_json, html=html)

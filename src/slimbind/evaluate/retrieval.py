@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import JsonValue
 
-from slimbind.codecs.codec import open_codec
-from slimbind.codecs.index import CodeIndex
 from slimbind.codecs.spec import CodecSpec, parse
-from slimbind.codecs.transform import Transform, fit
 from slimbind.datasets import Dataset, Sample
 from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
+from slimbind.evaluate.compression import DEPTHS, WHOLE, ranks_through, wanted
 from slimbind.evaluate.embedding import Failed, Progress, Vectors, embed, silent, spread
 from slimbind.evaluate.metrics import Integers, Positives
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.runtime.model import Model
-
-DEPTHS = (1, 5, 10)
-WHOLE = "f32"
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ def retrieval(
         UsageError: the data have no pairs, there is no such codec, the model lacks a modality, or nothing can be read.
         ArtifactCorruptError, EngineError: a tower cannot be opened.
     """
-    wanted = {str(one): one for one in (parse(text, model.dim) for text in (WHOLE, *codecs))}
+    specs = wanted(codecs, model.dim)
     if len(data.modalities) != 2:
         raise UsageError(
             f"{data.path} has no pairs", hint="give a table with two columns, or two folders with the same names"
@@ -87,7 +81,7 @@ def retrieval(
     for modality in data.modalities:
         model.encoder(modality)  # a tower that is not there is told before anything is embedded
     found = embed_pairs(model, data, samples=samples, batch_size=batch_size, progress=progress)
-    asked = model.embed(prompts, "text") if prompts and len(wanted) > 1 and "text" in data.modalities else None
+    asked = model.embed(prompts, "text") if prompts and len(specs) > 1 and "text" in data.modalities else None
     about: dict[str, JsonValue] = {
         "data": str(data.path),
         "kind": data.kind,
@@ -97,7 +91,7 @@ def retrieval(
     }
     records: list[Record] = []
     failed = list(found.failed)
-    for text, spec in wanted.items():
+    for text, spec in specs.items():
         try:
             measures, directions = score(found, data.modalities, spec, prompts=asked, seed=seed, progress=progress)
         except UsageError as error:  # too few vectors to learn codes from, which nobody knew before
@@ -226,68 +220,6 @@ def score(
             "right items for each query": len(positives.items) / len(queries),
         }
     return measures, directions
-
-
-def ranks_through(
-    spec: CodecSpec,
-    queries: Vectors,
-    gallery: Vectors,
-    positives: Positives,
-    known: Mapping[str, Vectors],
-    on_done: Any = lambda queries: None,  # noqa: ANN401
-) -> NDArray[np.float64]:
-    """The rank of each query's best right item ``[q]`` where the gallery is compressed; infinite where not found.
-
-    Args:
-        spec: the codec. Its ranges and codebooks are learned from the gallery, as those of a collection are.
-        queries: ``[q, dim]``, not compressed.
-        gallery: ``[n, dim]``.
-        positives: the right items of each query.
-        known: queries of the same kind that the codes are fitted to, by modality; may be empty.
-        on_done: told how many queries are done.
-
-    Raises:
-        UsageError: the gallery is too small for the codec to learn from.
-    """
-    if str(spec) == WHOLE:
-        return metrics.rank(queries, gallery, positives, on_done=on_done).ranks.astype(np.float64)
-    transform = fit(gallery, known) if known else None
-    if spec.refine is not None:
-        return _ranks_of_the_best(spec, queries, gallery, positives, transform, known, on_done)
-    stored, asked = gallery, queries
-    examples = np.concatenate(list(known.values())) if known else None
-    if transform is not None:
-        stored, asked = transform.documents(gallery), transform.queries(queries)
-        examples = None if examples is None else transform.queries(examples)
-    codec = open_codec(spec, spec.dim)
-    codec.train(stored, examples)
-    decoded = codec.decode(codec.encode(stored))
-    return metrics.rank(codec.asked(asked), decoded, positives, on_done=on_done).ranks.astype(np.float64)
-
-
-def _ranks_of_the_best(
-    spec: CodecSpec,
-    queries: Vectors,
-    gallery: Vectors,
-    positives: Positives,
-    transform: Transform | None,
-    known: Mapping[str, Vectors],
-    on_done: Any,  # noqa: ANN401
-) -> NDArray[np.float64]:
-    index = CodeIndex.build(spec, spec.dim, transform=transform, kind="flat")
-    index.train(gallery, np.concatenate(list(known.values())) if known else None)
-    index.add(np.arange(len(gallery)), gallery)
-    depth = min(max(DEPTHS), len(gallery))
-    right = np.repeat(np.arange(len(queries)), np.diff(positives.starts)) * len(gallery) + positives.items
-    ranks = np.full(len(queries), np.inf)
-    rows = 1024
-    for start in range(0, len(queries), rows):
-        part = np.arange(start, min(start + rows, len(queries)))
-        _, keys = index.search(queries[part], depth, fetch=lambda these: gallery[these])
-        hits = np.isin(part[:, None] * len(gallery) + keys, right) & (keys >= 0)
-        ranks[part] = np.where(hits.any(axis=1), hits.argmax(axis=1) + 1, np.inf)
-        on_done(len(part))
-    return ranks
 
 
 def _finite(estimate: Estimate) -> Estimate:

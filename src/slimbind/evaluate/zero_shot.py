@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from slimbind.datasets import Dataset
 from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
+from slimbind.evaluate.compression import check_plain, compressed, wanted
 from slimbind.evaluate.embedding import Progress, Vectors, check_classes, embed_labelled, reason, silent
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.templates import choose, fill, usual
@@ -31,6 +33,36 @@ def zero_shot(
     batch_size: int | None = None,
     progress: Progress = silent,
 ) -> Record:
+    """``zero_shot_through`` without codecs: the record of whole embeddings."""
+    (record,) = zero_shot_through(
+        (),
+        model,
+        data,
+        name=name,
+        names=names,
+        templates=templates,
+        samples=samples,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return record
+
+
+def zero_shot_through(
+    codecs: Sequence[str],
+    model: Model,
+    data: Dataset,
+    *,
+    name: str = "",
+    names: Sequence[str] | None = None,
+    templates: Sequence[str] = (),
+    prompts: Sequence[str] = (),
+    samples: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: Progress = silent,
+) -> list[Record]:
     """Classify a data set by the names of its classes.
 
     A class is described by its name in each template; its vector is the mean of their unit vectors, again of length 1
@@ -38,53 +70,73 @@ def zero_shot(
     dot product.
 
     Args:
+        codecs: what the items are compressed with, one after the other (see ``codecs.spec``); f32 always comes first.
         model: with text and the modality of the data.
         data: with classes.
         name: the model's, for the record; by default its id.
         names: of the classes, in the order of ``data.classes``; by default these, with spaces for underscores.
         templates: sets and sentences, see ``templates.choose``; by default one sentence that suits the modality.
+        prompts: texts that codes are fitted to, as a collection does; without them, codecs are used as they are.
         samples: most of them, evenly spread over the data.
         seed: of the intervals.
         batch_size: most views in a forward pass.
         progress: shows it.
 
     Returns:
-        ``top-1``, ``top-5`` (from five classes on) and ``mean class recall``; ``details`` has the classes and the
-        confusion matrix (rows: true, columns: told).
+        A record for each codec, with ``bytes_per_vector`` where there are several, ``top-1``, ``top-5`` (from five
+        classes on) and ``mean class recall``; ``details`` has the classes and the confusion matrix (rows: true,
+        columns: told). A codec that needs more vectors than there are to learn from is among what failed.
 
     Raises:
-        UsageError: there are no classes, a name is missing, a template has no ``{}``, the model lacks a modality, or
-            no item can be read.
+        UsageError: there are no classes, a name is missing, a template has no ``{}``, there is no such codec or it has
+            a second look, the model lacks a modality, or no item can be read.
         ArtifactCorruptError, EngineError: a tower cannot be opened.
     """
     modality, classes = data.modalities[0], check_classes(data)
     spoken = [spoken_name(one) for one in classes] if names is None else list(names)
     if len(spoken) != len(classes):
         raise UsageError(f"{len(spoken)} names for {len(classes)} classes", hint="one for each, in their order")
-    sentences = choose(templates, modality)
+    sentences, specs = choose(templates, modality), wanted(codecs, model.dim)
+    for spec in specs.values():
+        check_plain(spec)
     model.encoder(modality)  # a tower that is not there is told before the texts are embedded
     described = describe_classes(model, spoken, sentences, batch_size=batch_size, progress=progress)
+    known = {"text": model.embed(prompts, "text")} if prompts and len(specs) > 1 and modality != "text" else {}
     items = embed_labelled(model, data, samples=samples, batch_size=batch_size, progress=progress)
-    measures, table = score(items.vectors, items.labels, described, seed=seed)
-    return Record(
-        task="zero-shot",
-        title=f"{data.path.name}: {modality}, {len(classes)} classes",
-        model=name or model.id,
-        settings={
-            "data": str(data.path),
-            "kind": data.kind,
-            "modality": modality,
-            "templates": ", ".join(templates) or usual(modality),
-            "sentences": len(sentences),
-            "first_sentence": sentences[0],
-            "items": len(items.labels),
-            "seed": seed,
-        },
-        measures=measures,
-        details={"classes": [*spoken], "confusion": table.tolist()},
-        failed=items.failed,
-        environment=environment(model),
-    )
+    failed = list(items.failed)
+    records: list[Record] = []
+    for text, spec in specs.items():
+        try:
+            stored, asked = compressed(spec, items.vectors, described, known)
+        except UsageError as error:  # too few vectors to learn codes from, which nobody knew before
+            failed.append((f"codec {text}", error.message))
+            continue
+        measures, table = score(stored, items.labels, asked, seed=seed)
+        if len(specs) > 1:
+            measures = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))} | measures
+        records.append(
+            Record(
+                task="zero-shot",
+                title=f"{data.path.name}: {modality}, {len(classes)} classes",
+                model=name or model.id,
+                settings={
+                    "data": str(data.path),
+                    "kind": data.kind,
+                    "modality": modality,
+                    "templates": ", ".join(templates) or usual(modality),
+                    "sentences": len(sentences),
+                    "first_sentence": sentences[0],
+                    "items": len(items.labels),
+                    "seed": seed,
+                    "codec": text,
+                },
+                measures=measures,
+                details={"classes": [*spoken], "confusion": table.tolist()},
+                failed=items.failed,
+                environment=environment(model),
+            )
+        )
+    return [replace(records[0], failed=tuple(failed)), *records[1:]]
 
 
 def spoken_name(folder: str) -> str:
