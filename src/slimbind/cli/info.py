@@ -20,7 +20,7 @@ def info(
 ) -> None:
     """Show a model's towers: engine, precision, size, parameters, preprocessing, fidelity and licence.
 
-    Reads the manifest only; no tower is opened.
+    Also how each would use this machine's cores. Reads the manifest only; no tower is opened.
     """
     from slimbind.artifact import Artifact
     from slimbind.hub import resolve
@@ -35,11 +35,20 @@ def info(
 def _print_json(artifact: Artifact) -> None:
     import json
 
+    from slimbind.runtime.layout import of_tower
+    from slimbind.runtime.threads import resolve_threads
+
+    cores = resolve_threads()
     told = artifact.manifest.model_dump(mode="json")
     told["folder"] = str(artifact.folder)
     for name in artifact.modalities:
         entry = artifact.tower(name)
-        told["towers"][name] |= {"encoder_id": entry.encoder_id, "bytes": entry.bytes}
+        layout = of_tower(entry, cores)
+        told["towers"][name] |= {
+            "encoder_id": entry.encoder_id,
+            "bytes": entry.bytes,
+            "layout": {"streams": layout.streams, "threads": layout.threads, "why": layout.why},
+        }
     typer.echo(json.dumps(told, indent=1))
 
 
@@ -48,6 +57,10 @@ def _print_text(artifact: Artifact) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from slimbind.runtime.layout import of_tower
+    from slimbind.runtime.threads import resolve_threads
+
+    cores = resolve_threads()
     out = Console(highlight=False, soft_wrap=True)
     manifest = artifact.manifest
     facts = {
@@ -77,6 +90,7 @@ def _print_text(artifact: Artifact) -> None:
         settings = ", ".join(f"{key} {value}" for key, value in _flat(entry.preprocess.model_dump(mode="json")))
         out.print()
         out.print(Text(f"{name}: {settings}"))
+        out.print(Text(f"{name}: on {cores} core{'s' * (cores > 1)}: {of_tower(entry, cores)}"))
         if entry.fidelity is not None:
             out.print(Text(f"{name}: {_fidelity(entry.fidelity)}"))
 

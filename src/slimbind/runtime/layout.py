@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slimbind.artifact import TowerEntry
 from slimbind.errors import UsageError
 
 # Bytes of weights from which a tower counts as large.
@@ -71,6 +72,11 @@ def choose(engine: str, weights: int, cores: int, *, asked: int | None = None, o
         return Layout(streams, cores // streams, f"a small tower: {size}")
     streams = min(MOST_STREAMS, max(1, cores // MOST_THREADS))
     return Layout(streams, cores // streams, f"a large tower: {size}")
+
+
+def of_tower(entry: TowerEntry, cores: int, *, asked: int | None = None, on_card: bool = False) -> Layout:
+    """``choose`` for a tower as its artifact lists it; raises the same."""
+    return choose(entry.engine, max(file.bytes for file in entry.files), cores, asked=asked, on_card=on_card)
 
 
 def rows_of_pass(rows: int, most: int, streams: int) -> int:

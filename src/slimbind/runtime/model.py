@@ -20,7 +20,7 @@ from slimbind.runtime.crew import Crew
 from slimbind.runtime.device import Device, resolve
 from slimbind.runtime.encoder import Embedded, Encoder
 from slimbind.runtime.engine import Options, Session, engine
-from slimbind.runtime.layout import Layout, choose
+from slimbind.runtime.layout import of_tower
 from slimbind.runtime.pool import LoadedTower, TowerPool
 from slimbind.runtime.threads import resolve_threads
 from slimbind.sizes import parse_bytes
@@ -109,7 +109,10 @@ class Model:
             raise UsageError(f"idle_ttl is {idle_ttl!r}", hint="give seconds above 0, or leave it out")
         self.device = resolve(Device.parse(device), artifact)
         self._crew = Crew(resolve_threads(threads))
-        self._layouts = {name: self._layout(name, streams) for name in artifact.modalities}
+        self._layouts = {
+            name: of_tower(artifact.tower(name), self._crew.size, asked=streams, on_card=self.device.is_cuda)
+            for name in artifact.modalities
+        }
         cache = None if cache_dir is None else Path(cache_dir)
         options = {
             name: Options(layout.threads, cache, self.device, layout.streams) for name, layout in self._layouts.items()
@@ -208,11 +211,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<slimbind.Model {self.id}: {', '.join(self.modalities)}; open: {', '.join(self.loaded) or 'none'}>"
-
-    def _layout(self, modality: str, asked: int | None) -> Layout:
-        entry = self.artifact.tower(modality)
-        largest = max(file.bytes for file in entry.files)
-        return choose(entry.engine, largest, self._crew.size, asked=asked, on_card=self.device.is_cuda)
 
     def _check(self, modality: str) -> None:
         check_modality(modality)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from queue import LifoQueue
+from queue import Empty, LifoQueue
 from threading import Lock
 from typing import Any
 
@@ -70,12 +70,25 @@ class OpenVinoSession:
             self._idle.put(request)
 
     def settle(self) -> None:
-        """Free activations, and let go of the file's pages, where the work since the last time is worth it."""
+        """Free activations, and let go of the file's pages, where the work since the last time is worth it.
+
+        Not while a batch is running, which OpenVINO refuses: then whoever comes last does it.
+        """
         with self._lock:
             if self._busy < _SETTLE_AFTER:
                 return
-            self._busy = 0.0
-        self._compiled.release_memory()
+        held = []
+        try:
+            for _ in range(self._streams):
+                held.append(self._idle.get_nowait())
+            with self._lock:
+                self._busy = 0.0
+            self._compiled.release_memory()
+        except Empty:
+            return
+        finally:
+            for request in held:
+                self._idle.put(request)
         drop_file_pages(self._files)
         trim_heap()
 
