@@ -17,6 +17,7 @@ COMMANDS: dict[str, str] = {
     "speed": "evaluate_speed",
     "memory": "evaluate_memory",
     "activations": "evaluate_activations",
+    "compare": "evaluate_compare",
 }
 
 group = typer.Typer(
