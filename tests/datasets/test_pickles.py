@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -50,6 +51,21 @@ def test_python_2_wrote_strings_that_are_bytes() -> None:
     # {'labels': [3, 'caf\xe9']} by Python 2's cPickle, protocol 2.
     data = b"\x80\x02}q\x01U\x06labelsq\x02]q\x03(K\x03U\x04caf\xe9q\x04es."
     assert loads(data) == {b"labels": [3, b"caf\xe9"]}
+
+
+def test_python_2_wrote_arrays_of_strings() -> None:
+    # As in the published files: the array's bytes are a string.
+    content = bytes(range(12))
+    data = (
+        b"\x80\x02}q\x01U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87R"
+        b"q\x05(K\x01J\x02\x00\x00\x00M\x06\x00\x86cnumpy\ndtype\nq\x06U\x02u1K\x00K\x01\x87Rq\x07(K\x03U\x01|NNNJ\xff\xff\xff\xff"
+        b"J\xff\xff\xff\xffK\x00tb\x89T\x0c\x00\x00\x00" + content + b"tbs."
+    )
+    assert np.array_equal(loads(data)[b"data"].array, np.frombuffer(content, np.uint8).reshape(2, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of numpy have other names for themselves
+        real = pickle.loads(data, encoding="bytes")
+    assert np.array_equal(real[b"data"], loads(data)[b"data"].array)
 
 
 class _Evil:

@@ -30,7 +30,7 @@ from slimbind.runtime.model import Model
 from slimbind.scores import Curve, Measured, ordered, sigmoid, write_whole
 
 CUTS = (0.5, 0.8, 0.9, 0.95, 0.99)
-_BINS = 15  # of the calibration error, as is usual since Guo et al. 2017
+_BINS = 15  # of the calibration error
 _OTHERS = 32  # pairs that do not match, for each that does
 _LEAST = 20  # matching pairs; half of them are fitted on
 _STEPS = 100
@@ -229,20 +229,16 @@ def cosines(
 
 
 def measure(held_out: Cosines, curve: Curve, *, seed: int = 0) -> dict[str, Estimate]:
-    """What a curve is worth on pairs that it was not fitted on; see ``calibrate`` for the measures.
-
-    The Brier score is the mean squared distance from the truth, 1 or 0. The expected calibration error is the mean
-    distance, over 15 bins of equal width, between the mean probability in a bin and the share that matches there.
-    """
+    """What a curve is worth on pairs that it was not fitted on; see ``calibrate`` for the measures."""
     said = {
         "before": (np.clip(held_out.matching, 0, 1), np.clip(held_out.others, 0, 1)),
         "after": (curve.probability(held_out.matching), curve.probability(held_out.others)),
     }
     statistics: dict[str, metrics.Statistic] = {}
     for when, (yes, no) in said.items():
-        statistics[f"{_SHORT['brier']} {when}"] = _balanced((1 - yes) ** 2, no**2)
+        statistics[f"{_SHORT['brier']} {when}"] = brier_score(yes, no)
     for when, (yes, no) in said.items():
-        statistics[f"{_SHORT['ece']} {when}"] = _calibration_error(yes, no)
+        statistics[f"{_SHORT['ece']} {when}"] = calibration_error(yes, no)
     yes, no = said["after"]
     unknown = np.isnan(no)
     for cut in CUTS:
@@ -250,6 +246,45 @@ def measure(held_out: Cosines, curve: Curve, *, seed: int = 0) -> dict[str, Esti
         reach = np.where(unknown, np.nan, no >= cut)
         statistics[f"share of other pairs at {cut:g}"] = _mean_over_known(reach)
     return metrics.bootstrap(statistics, len(yes), groups=held_out.groups, seed=seed)
+
+
+def brier_score(yes: Floats, no: Floats) -> metrics.Statistic:
+    """The mean squared distance from the truth, 1 or 0, for ``metrics.bootstrap``; see ``calibration_error``."""
+    matching, others = metrics.mean_of((1 - yes) ** 2), _mean_over_known(no**2)
+    return lambda weights: (matching(weights) + others(weights)) / 2
+
+
+def calibration_error(yes: Floats, no: Floats) -> metrics.Statistic:
+    """The expected calibration error, for ``metrics.bootstrap``.
+
+    It is the mean distance, over 15 bins of equal width, between the mean probability in a bin and the share that
+    matches there (Guo et al., "On Calibration of Modern Neural Networks", 2017). Both kinds of pairs weigh the same in
+    every draw.
+
+    Args:
+        yes: probabilities of pairs that match ``[p]``.
+        no: of others ``[p, k]``; NaN where there is none.
+    """
+
+    def binned(values: Floats, told: Floats) -> Floats:
+        """The sum of ``told`` in each bin, row by row: ``[p, bins]``."""
+        known = np.isfinite(values)
+        rows = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[known]
+        places = np.minimum((values[known] * _BINS).astype(np.int64), _BINS - 1)
+        sums: Floats = np.zeros((len(values), _BINS))
+        np.add.at(sums, (rows, places), told[known])
+        return sums
+
+    matching, counts = yes[:, None], np.isfinite(no).sum(axis=1)
+    off_yes = binned(matching, matching - 1)  # told less true
+    off_no = binned(no, np.nan_to_num(no))
+
+    def error(weights: Floats) -> Floats:
+        of_yes = (weights @ off_yes) / weights.sum(axis=1, keepdims=True)
+        of_no = (weights @ off_no) / np.maximum(weights @ counts, 1)[:, None]
+        return np.asarray(np.abs(of_yes + of_no).sum(axis=1) / 2)
+
+    return error
 
 
 _SHORT = {"brier": "Brier score", "ece": "ECE"}
@@ -281,40 +316,10 @@ def _newton(x: Floats, target: Floats, weight: Floats) -> tuple[float, float]:
     return a, b
 
 
-def _balanced(yes: Floats, no: Floats) -> metrics.Statistic:
-    """The mean over matching pairs ``[p]`` and over others ``[p, k]``, each half of it."""
-    matching, others = metrics.mean_of(yes), _mean_over_known(no)
-    return lambda weights: (matching(weights) + others(weights)) / 2
-
-
 def _mean_over_known(values: Floats) -> metrics.Statistic:
     """The mean of ``values`` ``[p, k]`` that are no NaN; the weights are of the rows."""
     sums, counts = np.nansum(values, axis=1), np.isfinite(values).sum(axis=1)
     return lambda weights: (weights @ sums) / np.maximum(weights @ counts, 1)
-
-
-def _calibration_error(yes: Floats, no: Floats) -> metrics.Statistic:
-    """See ``measure``; both kinds of pairs weigh the same in every draw."""
-
-    def binned(values: Floats, told: Floats) -> Floats:
-        """The sum of ``told`` in each bin, row by row: ``[p, bins]``."""
-        known = np.isfinite(values)
-        rows = np.broadcast_to(np.arange(len(values))[:, None], values.shape)[known]
-        places = np.minimum((values[known] * _BINS).astype(np.int64), _BINS - 1)
-        sums: Floats = np.zeros((len(values), _BINS))
-        np.add.at(sums, (rows, places), told[known])
-        return sums
-
-    matching, counts = yes[:, None], np.isfinite(no).sum(axis=1)
-    off_yes = binned(matching, matching - 1)  # told less true
-    off_no = binned(no, np.nan_to_num(no))
-
-    def error(weights: Floats) -> Floats:
-        of_yes = (weights @ off_yes) / weights.sum(axis=1, keepdims=True)
-        of_no = (weights @ off_no) / np.maximum(weights @ counts, 1)[:, None]
-        return np.asarray(np.abs(of_yes + of_no).sum(axis=1) / 2)
-
-    return error
 
 
 def _halves(groups: Integers, random: np.random.Generator) -> tuple[Integers, Integers]:
