@@ -64,6 +64,13 @@ def test_items_that_fail_are_told_and_change_the_exit_code(cli, pictures):
     assert done.lines[2].endswith("12")
 
 
+def test_what_failed_is_told_once_for_all_codecs(cli, pairs, tmp_path):
+    (pairs.parent / "red" / "0.png").write_bytes(b"no picture")
+    done = cli("eval", "retrieval", pairs, "-c", "sq8", "--html", tmp_path / "page.html")
+    assert done.code == 4 and done.err.count("failed: red/0.png") == 1
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").count("red/0.png") == 1
+
+
 def test_linear_probe(cli, pictures, tmp_path):
     for name in COLOURS:
         write_picture(tmp_path / "test" / name / "0.png", COLOURS[name])

@@ -56,9 +56,9 @@ def finish(records: Sequence[Record], *, as_json: bool, html: Path | None, title
         typer.echo(json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False))
     else:
         print_measures(records)
-    for record in records:
-        for item, reason in record.failed:
-            console.say(f"failed: {item}: {reason}")
+    # What could not be read is known of every record of the same data.
+    for item, reason in dict.fromkeys(one for record in records for one in record.failed):
+        console.say(f"failed: {item}: {reason}")
     if any(record.failed for record in records):
         raise typer.Exit(4)
 

@@ -134,7 +134,7 @@ def environment(model: Model | None = None) -> dict[str, JsonValue]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-    for package in ("numpy", "openvino", "onnxruntime", "torch", "scikit-learn"):
+    for package in ("numpy", "openvino", "onnxruntime", "torch", "faiss-cpu", "scikit-learn"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

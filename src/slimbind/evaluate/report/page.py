@@ -139,9 +139,11 @@ def _section(anchor: str, task: str, of: Sequence[Group]) -> Element:
 
 def _failed(records: Sequence[Record]) -> Element | None:
     rows = [
-        {"item": item, "why": why, "task": record.task, "model": record.model}
-        for record in records
-        for item, why in record.failed
+        {"item": item, "why": why, "task": task, "model": model}
+        # Once each: records of one model on the same data, such as those of several codecs, all tell of it.
+        for item, why, task, model in dict.fromkeys(
+            (item, why, record.task, record.model) for record in records for item, why in record.failed
+        )
     ]
     if not rows:
         return None
