@@ -73,7 +73,9 @@ SMALL = (
     + [Setting(codec, part) for codec in CODECS for part in ("none", "full") if codec not in ("rabitq1", "sq4")]
     + [Setting(codec, part) for codec in ("rabitq1", "sq4") for part in ("rotation", "centring", "no-mean")]
     + [Setting("rabitq1,refine(sq8)", "full", 16), Setting("pq128x4fs,refine(sq8)", "full", 16)]
-    + [Setting(codec) for codec in ("rabitq2", "rabitq3", "binary(int4)", "opq128x4fs")]
+    + [Setting(codec) for codec in ("rabitq2", "rabitq3", "binary(int4)")]
+    + [Setting(codec, part) for codec in ("pq64x4fs", "opq64x4fs", "opq128x4fs") for part in ("none", "full")]
+    + [Setting("opq128x4fs,refine(original)", part, 16) for part in ("none", "full")]
 )
 PLAIN = ("rabitq1", "sq4", "pq256x4fs", "pq128x4fs", "sq8")
 LARGE = [
@@ -83,6 +85,8 @@ LARGE = [
     Setting("pq256x4fs,refine(original)", "none", 16, "ivf"),
     Setting("sq4,refine(original)", "full", 4),
     Setting("sq4,refine(original)", "none", 4),
+    Setting("rabitq1,refine(original)", "full", 16, "ivf"),
+    Setting("rabitq1,refine(original)", "none", 16, "ivf"),
     Setting("rabitq1,refine(original)", "full", 16),
     Setting("pq256x4fs,refine(original)", "full", 16),
     Setting("pq256x4fs,refine(original)", "none", 16),

@@ -105,6 +105,31 @@ def test_it_keeps_what_its_bits_allow(name: str) -> None:
     assert error < LEFT[name]
 
 
+def test_four_bits_keep_the_length_of_what_lies_far_out() -> None:
+    """What scores highest lies far out, and would be cut short at the ends of the ranges, each vector otherwise."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((3000, 64)).astype(np.float32)
+    x *= rng.lognormal(0, 0.3, (3000, 1)).astype(np.float32)
+    codec = open_codec("sq4", 64)
+    codec.train(x)
+
+    def along(codes: np.ndarray) -> np.ndarray:
+        """Dot products of decoded vectors with the originals, over what they should be."""
+        return np.einsum("nd,nd->n", codec.decode(codes), x) / np.einsum("nd,nd->n", x, x)
+
+    far = np.argsort(-np.linalg.norm(x, axis=1))[:300]
+    before, after = along(codec.quantizer.compute_codes(x)), along(codec.encode(x))
+    assert np.abs(after[far] - 1).mean() < np.abs(before[far] - 1).mean() / 2
+    assert np.abs(after - 1).mean() < np.abs(before - 1).mean() / 2
+
+
+def test_a_vector_that_is_the_mean_itself_is_encoded() -> None:
+    codec = open_codec("sq4", 8)
+    codec.train(np.concatenate([vectors(50, dim=8), -vectors(50, dim=8)]))
+    tiny = np.full((1, 8), 1e-30, np.float32)
+    assert np.isfinite(codec.decode(codec.encode(tiny))).all()
+
+
 @pytest.mark.parametrize("name", ["rabitq1", "rabitq4", "binary", "sq4", "f16"])
 @pytest.mark.parametrize("dim", [7, 33])
 def test_odd_lengths(name: str, dim: int) -> None:

@@ -96,6 +96,24 @@ def test_any_order_of_changes_ends_in_the_same_answers(codec: str, kind: str) ->
     assert (found[1] == expected[1]).mean() > 0.98  # equal scores may come in another order
 
 
+@pytest.mark.parametrize("codec", ["rabitq1", "rabitq3", "sq4", "pq8x4fs"])
+def test_lists_hold_the_codes_of_a_flat_scan(codec: str) -> None:
+    """So that a score does not depend on how codes are searched, also after removing, saving and adding again."""
+    x, q = vectors(900), vectors(20, 1)
+    flat, listed = made(codec, x), made(codec, x, kind="ivf")
+    assert listed.lists > 4
+    for index in (flat, listed):
+        index.remove(np.arange(100, 900, 2))  # enough of them to be compacted
+        index.add(np.arange(1000, 1200), vectors(200, 2))
+    listed.probes = listed.lists
+    scores, keys = flat.search(q, 5)
+    again, others = listed.search(q, 5)
+    np.testing.assert_allclose(again, scores, atol=1e-5)
+    assert (others == keys).mean() > 0.95  # but for scores that differ in the last digit
+    rows = np.arange(0, 700, 7)
+    np.testing.assert_allclose(listed._scan.decoded(rows), flat._scan.decoded(rows), atol=1e-5)
+
+
 def test_dead_rows_are_given_back() -> None:
     x = vectors(6000)
     index = made("sq4", x)
@@ -250,7 +268,8 @@ def test_size_chooses_codec_and_kind() -> None:
     assert kind == "ivf" and codec.endswith("refine(original)")
     assert CodeIndex.build("sq8", 8, expected=2_000_000).kind == "ivf"
     assert CodeIndex.build("sq8", 8, expected=2_000).kind == "flat"
-    assert CodeIndex.build("rabitq1", 8, expected=2_000_000).kind == "flat"
+    assert CodeIndex.build("rabitq1", 8, expected=2_000_000).kind == "ivf"
+    assert CodeIndex.build("binary(hamming)", 8, expected=2_000_000).kind == "flat"
     assert CodeIndex.build(choose(2_000_000, 7)[0], 7).dim == 7
 
 

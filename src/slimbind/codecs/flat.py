@@ -12,7 +12,7 @@ from slimbind.codecs import fastscan
 from slimbind.codecs.checks import Vectors
 from slimbind.codecs.codec import Codec, Codes
 from slimbind.codecs.product import ProductCodec
-from slimbind.codecs.rabitq import RaBitQCodec
+from slimbind.codecs.rabitq import QUERY_BITS, RaBitQCodec
 from slimbind.codecs.scalar import ScalarCodec
 
 Rows = NDArray[np.int64]
@@ -159,8 +159,7 @@ class RowScan(FlatScan):
         asked = self.codec.asked(queries)
         if isinstance(self.codec, RaBitQCodec):
             asked = self.codec.turned(asked)
-            # 8 bits for each number of the query: the error is far below that of the codes.
-            params = faiss.RaBitQSearchParameters(sel=chosen, qb=8)
+            params = faiss.RaBitQSearchParameters(sel=chosen, qb=QUERY_BITS)
         else:
             asked = self.codec.turned(asked) if isinstance(self.codec, ProductCodec) else asked
             params = None if chosen is None else faiss.SearchParameters(sel=chosen)

@@ -101,7 +101,7 @@ class CodeIndex:
         if kind == "auto":
             kind = "ivf" if expected >= LISTS_FROM and found.has_lists else "flat"
         if kind == "ivf" and not found.has_lists:
-            raise UsageError(f"{found} has no lists", hint="use kind='flat', or pqMx4fs, sq8 or binary with kind='ivf'")
+            raise UsageError(f"{found} has no lists", hint="use kind='flat', or binary with kind='ivf'")
         return cls(found, transform, kind, list_count(expected) if expected else 0)
 
     @property

@@ -19,6 +19,7 @@ from slimbind.codecs.checks import Vectors
 from slimbind.codecs.codec import Codec, Codes
 from slimbind.codecs.flat import Mask, Rows, Scan
 from slimbind.codecs.product import ProductCodec
+from slimbind.codecs.rabitq import QUERY_BITS, RaBitQCodec
 from slimbind.codecs.scalar import ScalarCodec, some
 
 _PER_LIST = 64  # training vectors for each centre
@@ -45,8 +46,17 @@ class ListScan(Scan):
         self._quantizer = faiss.IndexFlatL2(width)
         self._turned_centres = self._assigned(centres)
         self._quantizer.add(self._turned_centres)
-        self._index = _list_index(codec, books, self._quantizer, len(centres))
+        if isinstance(codec, RaBitQCodec):
+            # faiss would subtract the centre of a list before it takes signs; these codes are of whole vectors. Which
+            # list a vector belongs to is decided here.
+            self._origin = faiss.IndexFlatL2(width)
+            self._origin.add(np.zeros_like(self._turned_centres))
+        self._index = self._empty(books)
         self._index.make_direct_map()
+
+    def _empty(self, books: NDArray[np.float32] | None, parts: int = 0) -> Any:  # noqa: ANN401
+        base = self._origin if isinstance(self.codec, RaBitQCodec) else self._quantizer
+        return _list_index(self.codec, books, base, len(self.centres), parts)
 
     @staticmethod
     def learn(vectors: Vectors, count: int) -> Vectors:
@@ -62,21 +72,34 @@ class ListScan(Scan):
         return found
 
     def _assigned(self, vectors: Vectors) -> Vectors:
-        """Vectors in the space of the codebooks: turned by opq, filled up with zeros for binary."""
-        if isinstance(self.codec, ProductCodec):
+        """Vectors in the space of the codebooks: turned by opq and rabitq, filled up with zeros for binary."""
+        if isinstance(self.codec, ProductCodec | RaBitQCodec):
             return np.ascontiguousarray(self.codec.turned(vectors))
         missing = self._quantizer.d - vectors.shape[1]
         return np.pad(vectors, ((0, 0), (0, missing))) if missing else np.ascontiguousarray(vectors)
 
     def add(self, vectors: Vectors) -> None:
         """Encode, assign and append."""
+        if isinstance(self.codec, RaBitQCodec):
+            import faiss
+
+            places = np.ascontiguousarray(self._quantizer.search(self._assigned(vectors), 1)[1][:, 0])
+            centred = self.codec.encoded_from(vectors)
+            self._index.add_core(len(vectors), faiss.swig_ptr(centred), None, faiss.swig_ptr(places))
+            return
+        if isinstance(self.codec, ScalarCodec):
+            vectors = self.codec.rounded_from(vectors)
         self._index.add(self._assigned(vectors))
 
     def nearest(self, queries: Vectors, k: int, mask: Mask | None) -> Rows:
         """Rows from the ``probes`` best lists; from all lists where the mask leaves little, or much is asked for."""
         import faiss
 
-        params = faiss.SearchParametersIVF()
+        if isinstance(self.codec, RaBitQCodec):
+            params = faiss.IVFRaBitQSearchParameters()
+            params.qb = QUERY_BITS
+        else:
+            params = faiss.SearchParametersIVF()
         probes = self.probes
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")
@@ -111,9 +134,26 @@ class ListScan(Scan):
 
     def decoded(self, rows: Rows) -> Vectors:
         """Decoded vectors, from wherever they lie."""
+        if isinstance(self.codec, RaBitQCodec):  # which faiss decodes as if it always had one bit and no scale
+            return self.codec.decode(self._codes_of(rows))
         found: Vectors = self._index.reconstruct_batch(rows)[:, : self.codec.dim]
         if isinstance(self.codec, ProductCodec) and self.codec.rotation is not None:
             found = np.asarray(found @ self.codec.rotation, np.float32)
+        return found
+
+    def _codes_of(self, rows: Rows) -> Codes:
+        """The codes of some rows ``[m]``, list by list."""
+        import faiss
+
+        found = np.empty((len(rows), self.codec.bytes_per_vector), np.uint8)
+        # A list in the upper half of the number, a place in it in the lower one.
+        every = self._index.direct_map.array
+        homes = faiss.rev_swig_ptr(every.data(), every.size())[rows]
+        lists = self._index.invlists
+        for number in np.unique(homes >> 32).tolist():
+            mine = np.flatnonzero(homes >> 32 == number)
+            codes = faiss.rev_swig_ptr(lists.get_codes(number), lists.list_size(number) * found.shape[1])
+            found[mine] = codes.reshape(-1, found.shape[1])[homes[mine] & 0xFFFFFFFF]
         return found
 
     def keep(self, rows: Rows) -> None:
@@ -160,7 +200,7 @@ class ListScan(Scan):
         """Hold these rows and no others."""
         import faiss
 
-        index = _list_index(self.codec, None, self._quantizer, len(self.centres), self._parts)
+        index = self._empty(None, self._parts)
         order = np.argsort(places, kind="stable")
         cuts = np.searchsorted(places[order], np.arange(len(self.centres) + 1))
         for number, (start, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
@@ -197,6 +237,11 @@ def _list_index(
     elif isinstance(codec, ProductCodec):
         index = faiss.IndexIVFPQ(quantizer, codec.dim, count, codec.spec.parts, codec.spec.bits, metric)
         index.pq = codec.quantizer
+    elif isinstance(codec, RaBitQCodec):
+        make: Any = faiss.IndexIVFRaBitQ  # its stubs know no number of bits
+        index = make(quantizer, codec.dim, count, metric, True, codec.spec.bits)
+        index.own_fields, index.is_trained = False, True
+        return index
     elif codec.spec.family == "f32":
         index = faiss.IndexIVFFlat(quantizer, codec.dim, count, metric)
     else:

@@ -20,6 +20,8 @@ from slimbind.codecs.checks import Vectors
 from slimbind.codecs.codec import Codec, Codes, State
 from slimbind.codecs.spec import CodecSpec
 
+QUERY_BITS = 8  # for each number of a query while codes are scanned: the error is far below that of the codes
+
 _SEED = 20_240_527
 
 
@@ -64,11 +66,15 @@ class RaBitQCodec(Codec):
         assert self.rotation is not None
         return np.asarray(vectors @ self.rotation.T, np.float32)
 
+    def encoded_from(self, vectors: Vectors) -> Vectors:
+        """What the signs are taken of: vectors ``[n, dim]`` without the mean, turned."""
+        assert self.mean is not None
+        return np.ascontiguousarray(self.turned(vectors - self.mean))
+
     def _encode(self, vectors: Vectors) -> Codes:
         import faiss
 
-        assert self.mean is not None
-        centred = np.ascontiguousarray(self.turned(vectors - self.mean))
+        centred = self.encoded_from(vectors)
         codes = np.zeros((len(vectors), self.bytes_per_vector), np.uint8)
         self.quantizer.compute_codes_core(
             faiss.swig_ptr(centred), faiss.swig_ptr(codes), len(vectors), faiss.swig_ptr(self._zero)

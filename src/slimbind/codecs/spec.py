@@ -76,11 +76,8 @@ class CodecSpec:
 
     @property
     def has_lists(self) -> bool:
-        """Whether it can be kept in inverted lists.
-
-        RaBitQ would want a mean for each list, and signs of queries say little about which list is near.
-        """
-        return self.family != "rabitq" and self.query != "hamming"
+        """Whether it can be kept in inverted lists; signs of queries say little about which list is near."""
+        return self.query != "hamming"
 
     @property
     def oversample(self) -> int:
