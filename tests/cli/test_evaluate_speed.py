@@ -51,7 +51,7 @@ def test_data_says_which_towers(cli, toy_artifact, tmp_path):
         (("--data", "nowhere"), "no such file or folder"),
         (("--modalities", "imu"), "imu"),
         (("--html", "nowhere/page.html"), "no folder"),
-        (("--streams", "9"), "streams is 9"),
+        (("--streams", "9"), "streams is [9]"),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_any_work(cli, toy_artifact, arguments, message):

@@ -61,9 +61,9 @@ def test_an_error_in_one_caller_ends_all_and_is_told():
 
 
 def test_runs_add_up():
-    run = Run([1.0], 2.0, 3.0)
-    run.add(Run([0.5, 0.25], 1.0, 1.0))
-    assert (run.latencies, run.elapsed, run.cpu) == ([1.0, 0.5, 0.25], 3.0, 4.0)
+    run = Run([1.0], 2.0, 3.0, threads=4)
+    run.add(Run([0.5, 0.25], 1.0, 1.0, threads=3, resident=9))
+    assert run == Run([1.0, 0.5, 0.25], 3.0, 4.0, threads=4, resident=9)
 
 
 @settings(max_examples=20, deadline=None)
@@ -99,6 +99,8 @@ def test_a_model_is_measured_in_all_combinations(toy_artifact):
         assert 0 < row["p50_seconds"] <= row["p90_seconds"] <= row["p99_seconds"]
         assert row["items_per_second"] > 0 and row["streams"] == row["threads"]  # a small tower
         assert row["cores_used"] < row["threads"] + row["callers"] + 1
+        if row["process_threads"] is not None:
+            assert row["process_threads"] > row["callers"] and row["resident_bytes"] > 1 << 20
     assert record.measures["items_per_second"].value == max(row["items_per_second"] for row in rows)
     assert record.measures["p50_seconds"].low <= record.measures["p50_seconds"].value
     assert {"threads_speedup", "callers_speedup"} <= set(record.measures)
@@ -108,8 +110,9 @@ def test_a_model_is_measured_in_all_combinations(toy_artifact):
 
 
 def test_streams_that_are_asked_for_are_used(toy_artifact):
-    record = measure(toy_artifact, "text", threads=(2,), batches=(1,), callers=(1,), seconds=0.01, streams=1)
-    assert record.details["rows"][0]["streams"] == 1 and "asked for" in record.settings["layout"]
+    record = measure(toy_artifact, "text", threads=(2,), batches=(1,), callers=(1,), seconds=0.01, streams=(1, 2, 3))
+    assert [(row["streams"], row["chosen"]) for row in record.details["rows"]] == [(1, False), (2, True)]
+    assert "asked for" in record.settings["layout"]
     assert "threads_speedup" not in record.measures  # there is nothing to compare with
 
 
@@ -133,7 +136,8 @@ def test_items_that_cannot_be_read_are_left_out_and_told(toy_artifact, tmp_path)
         ({"seconds": 0}, "seconds 0"),
         ({"seconds": float("nan")}, "seconds nan"),
         ({"rounds": 0}, "rounds 0"),
-        ({"threads": (1,), "streams": 2}, "streams is 2"),
+        ({"threads": (1,), "streams": (2,)}, r"streams is \[2\]"),
+        ({"streams": (0,)}, "streams"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(toy_artifact, options, message):

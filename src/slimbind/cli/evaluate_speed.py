@@ -41,8 +41,8 @@ def speed(
     ] = "",
     callers: Annotated[str, typer.Option(help="Threads that call at the same time.")] = "1,8",
     streams: Annotated[
-        int | None, typer.Option(min=1, help="Forward passes side by side (default: what suits the tower).")
-    ] = None,
+        str, typer.Option(help="Forward passes side by side to try, like 1,2 (default: what suits the tower).")
+    ] = "",
     samples: Annotated[int, typer.Option(min=1, help="Most items; callers go round them.")] = 32,
     seconds: Annotated[float, typer.Option(min=0.01, help="For each setting.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1, help="In so many parts, between which the others are measured.")] = 3,
@@ -66,7 +66,12 @@ def speed(
     check_html(html)
     numbers = {
         name: _numbers(text, f"--{name}")
-        for name, text in (("threads", threads), ("batch-sizes", batch_sizes), ("callers", callers))
+        for name, text in (
+            ("threads", threads),
+            ("batch-sizes", batch_sizes),
+            ("callers", callers),
+            ("streams", streams),
+        )
     }
     asked = options.modality_list(modalities)
     artifact = Artifact.open(resolve(model, modalities=asked or ()))
@@ -87,7 +92,7 @@ def speed(
                     threads=numbers["threads"],
                     batches=numbers["batch-sizes"],
                     callers=numbers["callers"] or throughput.CALLERS,
-                    streams=streams,
+                    streams=numbers["streams"],
                     data=data,
                     samples=samples,
                     seconds=seconds,

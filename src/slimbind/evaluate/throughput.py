@@ -27,7 +27,7 @@ from slimbind.media import samples as known
 from slimbind.media.source import describe
 from slimbind.modalities import check_modality
 from slimbind.runtime.encoder import Encoder
-from slimbind.runtime.layout import Layout
+from slimbind.runtime.layout import Layout, of_tower
 from slimbind.runtime.model import Model, load
 from slimbind.runtime.threads import resolve_threads
 
@@ -36,33 +36,48 @@ SECONDS = 2.0  # for each setting, over all rounds
 ROUNDS = 3
 SAMPLES = 32
 _RESAMPLES = 1000
+_LOOK_EVERY = 0.05  # seconds between two looks at the process
 
 
 @dataclass(frozen=True)
 class Setting:
-    """So many cores for the model, items in each call, and callers at the same time."""
+    """Cores for the model, forward passes side by side (None: what suits the tower), items in a call, callers."""
 
     threads: int
+    streams: int | None
     batch: int
     callers: int
 
 
 @dataclass
 class Run:
-    """What callers saw: seconds of each call, seconds from the first call's begin to the last one's end, CPU seconds.
+    """What callers saw. Adding two is measuring longer.
 
-    Adding two is measuring longer.
+    Args:
+        latencies: seconds of each call.
+        elapsed: seconds from the first call's begin to the last one's end.
+        cpu: CPU seconds of the process meanwhile.
+        threads: most threads of the process, waiting ones included; None where it cannot be read.
+        resident: most bytes it held.
     """
 
     latencies: list[float] = field(default_factory=list)
     elapsed: float = 0.0
     cpu: float = 0.0
+    threads: int | None = None
+    resident: int | None = None
 
     def add(self, other: Run) -> None:
         """Count what another run saw as well."""
         self.latencies += other.latencies
         self.elapsed += other.elapsed
         self.cpu += other.cpu
+        self.saw(other.threads, other.resident)
+
+    def saw(self, threads: int | None, resident: int | None) -> None:
+        """Keep the greater numbers."""
+        self.threads = max(filter(None, (self.threads, threads)), default=None)
+        self.resident = max(filter(None, (self.resident, resident)), default=None)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,10 @@ class Pace:
         p90_seconds: so for nine of ten.
         p99_seconds: so for 99 of 100; with fewer calls than that, about the longest.
         cores_used: CPU seconds of the process for each second.
+        process_threads: most threads of the process, the callers and all that only wait included.
+        resident_bytes: most that the process held.
         calls: how many were timed.
+        chosen: whether so many streams are what is chosen where nobody asks.
     """
 
     modality: str
@@ -93,7 +111,10 @@ class Pace:
     p90_seconds: float
     p99_seconds: float
     cores_used: float
+    process_threads: int | None
+    resident_bytes: int | None
     calls: int
+    chosen: bool
 
 
 def thread_counts(cores: int) -> tuple[int, ...]:
@@ -138,15 +159,29 @@ def drive(call: Callable[[int, int], object], *, callers: int, seconds: float) -
         worker.start()
     gate.wait()
     cpu, started = time.process_time(), time.perf_counter()
+    run = Run()
     try:
         for worker in workers:
-            worker.join()
+            while worker.is_alive():
+                worker.join(_LOOK_EVERY)
+                run.saw(*_process())
     finally:
         ended.set()
-    run = Run([one for own in found for one in own], time.perf_counter() - started, time.process_time() - cpu)
+    run.elapsed, run.cpu = time.perf_counter() - started, time.process_time() - cpu
+    run.latencies = [one for own in found for one in own]
     if errors:
         raise errors[0]
     return run
+
+
+def _process() -> tuple[int | None, int | None]:
+    """Threads of this process, and the bytes it holds; None where the system does not tell."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        return int(fields["Threads"]), int(fields["VmRSS"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return None, None
 
 
 def measure(
@@ -156,7 +191,7 @@ def measure(
     threads: Sequence[int] = (),
     batches: Sequence[int] = (),
     callers: Sequence[int] = CALLERS,
-    streams: int | None = None,
+    streams: Sequence[int] = (),
     data: Path | None = None,
     samples: int = SAMPLES,
     seconds: float = SECONDS,
@@ -173,7 +208,8 @@ def measure(
         threads: numbers of cores to try; by default 1, 2, 4, ... up to those this process may use.
         batches: items in each call; by default 1, and what the encoder would take.
         callers: threads that call at the same time.
-        streams: forward passes side by side, instead of what suits the tower.
+        streams: numbers of forward passes side by side to try, where there are threads enough, instead of what suits
+            the tower.
         data: a folder of files, or a ``.txt`` of sentences; by default what comes with slimbind.
         samples: most items; callers go round them.
         seconds: for each setting.
@@ -188,31 +224,38 @@ def measure(
     """
     check_modality(modality)
     tried = tuple(dict.fromkeys(threads)) or thread_counts(resolve_threads())
-    for what, values in (("threads", tried), ("batch sizes", batches), ("callers", callers)):
+    for what, values in (("threads", tried), ("batch sizes", batches), ("callers", callers), ("streams", streams)):
         if any(isinstance(value, bool) or not isinstance(value, int) or value < 1 for value in values):
             raise UsageError(f"{what}: {list(values)}", hint="give whole numbers of 1 or more")
     if not seconds > 0 or rounds < 1 or samples < 1:
         raise UsageError(f"seconds {seconds}, rounds {rounds}, samples {samples}", hint="give numbers above 0")
     chosen = _items(data, modality, samples)
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    with load(source, threads=tried[0], streams=streams) as model:
+    opened = _opened(tried, streams)
+    with load(source, threads=opened[0][0], streams=opened[0][1]) as model:
         items, failed = _readable(model, modality, chosen.items)
         sizes = tuple(dict.fromkeys(batches)) or tuple(sorted({1, model.encoder(modality).batch_size}))
         told = environment(model)
-    settings = [Setting(count, size, beside) for count in tried for size in sizes for beside in dict.fromkeys(callers)]
+    settings = [Setting(*one, size, beside) for one in opened for size in sizes for beside in dict.fromkeys(callers)]
     on_begin(modality, rounds * len(settings))
     runs = {setting: Run() for setting in settings}
-    layouts: dict[int, Layout] = {}
+    layouts: dict[tuple[int, int | None], Layout] = {}
+    usual: dict[tuple[int, int | None], int] = {}
     for number in range(rounds):
-        for count in tried if number % 2 == 0 else reversed(tried):
-            ours = [setting for setting in settings if setting.threads == count]
-            with load(source, threads=count, streams=streams, verify=False) as model:
+        for one in opened if number % 2 == 0 else reversed(opened):
+            ours = [setting for setting in settings if (setting.threads, setting.streams) == one]
+            with load(source, threads=one[0], streams=one[1], verify=False) as model:
                 encoder = model.encoder(modality)
-                layouts[count] = encoder.layout
+                layouts[one] = encoder.layout
+                usual[one] = of_tower(model.artifact.tower(modality), one[0]).streams
                 for setting in ours if number % 2 == 0 else reversed(ours):
                     runs[setting].add(_visit(encoder, items, setting, seconds / rounds))
                     on_done()
-    rows = [_pace(modality, layouts[setting.threads].streams, setting, run) for setting, run in runs.items()]
+    rows = [
+        _pace(modality, layouts[one], usual[one], setting, run)
+        for setting, run in runs.items()
+        for one in [(setting.threads, setting.streams)]
+    ]
     return Record(
         task="speed",
         title=f"speed, {modality}",
@@ -223,7 +266,7 @@ def measure(
             "items": len(items),
             "seconds": seconds,
             "rounds": rounds,
-            "layout": "; ".join(f"threads {count}: {layout}" for count, layout in sorted(layouts.items())),
+            "layout": "; ".join(f"threads {count}: {layout}" for (count, _), layout in layouts.items()),
             "load_before": load_before,
         },
         measures=_headlines(rows, runs, settings, seed),
@@ -231,6 +274,18 @@ def measure(
         failed=failed,
         environment=told,
     )
+
+
+def _opened(threads: Sequence[int], streams: Sequence[int]) -> list[tuple[int, int | None]]:
+    """Threads and streams of each model that is opened."""
+    if not streams:
+        return [(count, None) for count in threads]
+    found: list[tuple[int, int | None]] = [
+        (count, own) for count in threads for own in dict.fromkeys(streams) if own <= count
+    ]
+    if not found:
+        raise UsageError(f"streams is {[*streams]}", hint=f"give at most the threads there are: {max(threads)}")
+    return found
 
 
 def _items(data: Path | None, modality: str, most: int) -> known.Samples:
@@ -268,13 +323,13 @@ def _visit(encoder: Encoder, items: Sequence[object], setting: Setting, seconds:
     return drive(call, callers=setting.callers, seconds=seconds)
 
 
-def _pace(modality: str, streams: int, setting: Setting, run: Run) -> Pace:
+def _pace(modality: str, layout: Layout, usual: int, setting: Setting, run: Run) -> Pace:
     p50, p90, p99 = (float(value) for value in np.percentile(run.latencies, (50, 90, 99)))
     calls = len(run.latencies)
     return Pace(
         modality=modality,
         threads=setting.threads,
-        streams=streams,
+        streams=layout.streams,
         batch=setting.batch,
         callers=setting.callers,
         items_per_second=calls * setting.batch / run.elapsed,
@@ -282,7 +337,10 @@ def _pace(modality: str, streams: int, setting: Setting, run: Run) -> Pace:
         p90_seconds=p90,
         p99_seconds=p99,
         cores_used=run.cpu / run.elapsed,
+        process_threads=run.threads,
+        resident_bytes=run.resident,
         calls=calls,
+        chosen=layout.streams == usual,
     )
 
 
