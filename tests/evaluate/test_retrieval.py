@@ -255,3 +255,31 @@ def test_every_item_is_embedded_once(model, captions):
     found = embed_pairs(model, datasets.open(table(captions.parent, rows)))
     assert len(found.first) == len(found.second) == 2
     assert found.pairs.tolist() == [[0, 0], [0, 1], [1, 1]]
+
+
+class Memory(datasets.Dataset):
+    """Pairs that lie in memory."""
+
+    def __init__(self, pairs, path, modalities=("vision", "text")):
+        super().__init__("pairs", path, modalities=modalities, count=len(pairs))
+        self.pairs = pairs
+
+    def _samples(self):
+        for number, (data, other) in enumerate(self.pairs):
+            yield datasets.Sample(data, id=f"row {number}", other=other)
+
+
+def test_equal_bytes_and_equal_arrays_are_one_item(model, captions):
+    red, blue = ((captions.parent / f"{name}.png").read_bytes() for name in ("red", "blue"))
+    found = embed_pairs(model, Memory([(red, "red"), (bytes(red), "low"), (blue, "blue")], captions))
+    assert len(found.first) == 2 and found.pairs.tolist() == [[0, 0], [0, 1], [1, 2]]
+    dark, light = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 200, np.uint8)
+    found = embed_pairs(model, Memory([(dark, "red"), (dark.copy(), "low"), (light, "blue")], captions))
+    assert len(found.first) == 2
+
+
+def test_pairs_of_which_always_one_half_fails_are_an_error(model, captions):
+    rows = [(captions.parent / "red.png", captions.parent / "no.wav"), (captions, captions.parent / "low.wav")]
+    write_tone(captions.parent / "low.wav", 80)
+    with pytest.raises(UsageError, match="of no pair"):
+        retrieval(model, Memory(rows, captions, ("vision", "audio")))

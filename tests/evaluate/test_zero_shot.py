@@ -10,6 +10,7 @@ import slimbind
 from slimbind import datasets
 from slimbind.errors import UsageError
 from slimbind.evaluate.zero_shot import describe_classes, read_names, score, spoken_name, zero_shot, zero_shot_through
+from slimbind.runtime.encoder import Embedded
 
 from ..conftest import write_picture, write_tone
 
@@ -162,3 +163,35 @@ def test_compressed_items_stand_beside_whole_ones(model, pictures):
 def test_a_second_look_has_no_score_for_every_class(model, pictures):
     with pytest.raises(UsageError, match="rabitq1"):
         zero_shot_through(["rabitq1,refine(original)"], model, datasets.open(pictures))
+
+
+def test_sentences_that_cannot_be_used_are_named(model):
+    with pytest.raises(UsageError, match="cannot be embedded"):
+        describe_classes(model, ["red"], ["{}" + "x" * 2_000_000])
+
+
+def test_sentences_that_cancel_out_are_refused():
+    class Contrary:
+        dim = 2
+
+        def stream(self, items, modality, *, batch_size=None):
+            for index, item in enumerate(items):
+                yield Embedded(index, np.array([1.0 if "not" in item else -1.0, 0], np.float32))
+
+    with pytest.raises(UsageError, match="'red' cancel"):
+        describe_classes(Contrary(), ["red"], ["{}", "not {}"])
+    assert describe_classes(Contrary(), ["red"], ["not {}"]).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("samples", [0, -1, True, 1.5])
+def test_a_number_of_samples_is_whole(model, pictures, samples):
+    with pytest.raises(UsageError, match="samples is"):
+        zero_shot(model, datasets.open(pictures), samples=samples)
+
+
+def test_samples_are_spread_where_nobody_knows_how_many_there_are(model, pictures):
+    data = datasets.open(pictures)
+    data.count = None
+    record = zero_shot(model, data, samples=3)
+    assert np.sum(record.details["confusion"], axis=1).tolist() == [1, 1, 1]
+    assert zero_shot(model, data, samples=100).measures["top-1"].n == 12
