@@ -93,6 +93,7 @@ def test_rows_that_lack_something_are_left_out(tmp_path: Path) -> None:
         ("header.csv", b"image,caption\n"),
         ("binary.csv", b"image,caption\n\xff\xfe\x00\x01"),
         ("quote.csv", b'image,caption\n"a.jpg,one\n'),
+        ("one line.csv", b"image,caption\n" + b"a," * 600_000),
         ("endless.csv", b"image,caption\na.jpg," + b"x" * 200_000),
         ("empty.parquet", b""),
         ("rubbish.parquet", b"PAR1" + bytes(64) + b"PAR1"),

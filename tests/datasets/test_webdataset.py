@@ -88,6 +88,8 @@ def test_the_types_that_belong_together_can_be_named(tmp_path: Path) -> None:
     assert datasets.open(path, modalities="depth").modalities == ("depth", "text")
     with pytest.raises(UsageError, match="unknown type of file in .* 'png'; allowed: jpg, npy, txt, wav"):
         datasets.open(path, columns=("png",))
+    with pytest.raises(UsageError, match="name what is embedded"):
+        datasets.open(path, columns=("jpg", "txt", "wav"))
     with pytest.raises(UsageError, match="has no files of a known type: xyz"):
         datasets.open(_tar(tmp_path / "y.tar", {"1.xyz": b""}))
     two = datasets.open(_tar(tmp_path / "z.tar", {"1.jpg": b"J", "1.wav": b"W"}))
@@ -103,6 +105,15 @@ def test_labels_that_are_none_are_left_out(tmp_path: Path) -> None:
     found = datasets.open(path)
     assert found.classes is None and [one.label for one in found] == [1]
     assert len(found.skipped) == 6 and "'dog', which is in no classnames.txt or classes.txt" in found.skipped[1][1]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b"\xff\xfe", b"a\n" * (9 << 20)], ids=["empty", "blank", "binary", "long"]
+)
+def test_names_of_classes_that_are_none_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(DatasetError, match="classes.txt"):
+        datasets.open(_tar(tmp_path / "x.tar", {"1.jpg": b"J", "1.cls": b"0"}))
 
 
 def test_what_is_no_file_or_leaves_the_tar_is_left_out(tmp_path: Path) -> None:

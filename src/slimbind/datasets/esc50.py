@@ -6,12 +6,11 @@ recording lie in one fold: to train on some and test on another is right, to mix
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 from slimbind.datasets.dataset import Dataset, Sample
-from slimbind.datasets.files import inside
+from slimbind.datasets.files import inside, rows
 from slimbind.errors import DatasetError, UsageError
 
 _LIST = Path("meta", "esc50.csv")
@@ -34,10 +33,10 @@ class Esc50(Dataset):
     def __init__(self, path: Path, *, split: str | None = None) -> None:
         if split is not None and split not in _SPLITS:
             raise UsageError.unknown("split of esc50", split, _SPLITS)
-        rows = _rows(path / _LIST)
-        classes = sorted({category for _, _, category in rows})
+        listed = _rows(path / _LIST)
+        classes = sorted({category for _, _, category in listed})
         folds = _SPLITS[split or "all"]
-        self._rows = [(name, classes.index(category)) for name, fold, category in rows if fold in folds]
+        self._rows = [(name, classes.index(category)) for name, fold, category in listed if fold in folds]
         super().__init__("esc50", path, modalities=("audio",), classes=classes, count=len(self._rows))
 
     def _samples(self) -> Iterator[Sample]:
@@ -54,19 +53,19 @@ def is_one(path: Path) -> bool:
 
 
 def _rows(path: Path) -> list[tuple[str, str, str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            lacking = [name for name in _COLUMNS if name not in (table.fieldnames or ())]
-            if lacking:
-                raise DatasetError(f"{path} has no column {', '.join(lacking)}", hint="download it again")
-            rows = [(row["filename"] or "", row["fold"] or "", row["category"] or "") for row in table]
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}", hint="name the folder that has it") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no table: {error}", hint="download it again") from error
-    if bad := next((row for row in rows if row[1] not in set("12345") or not row[2]), None):
+    table = rows(path)
+    header = next(table, [])
+    lacking = [name for name in _COLUMNS if name not in header]
+    if lacking:
+        raise DatasetError(f"{path} has no column {', '.join(lacking)}", hint="download it again")
+    places = [header.index(name) for name in _COLUMNS]
+    found = []
+    for row in table:
+        if row:
+            name, fold, category = (row[place] if place < len(row) else "" for place in places)
+            found.append((name, fold, category))
+    if bad := next((row for row in found if row[1] not in set("12345") or not row[2]), None):
         raise DatasetError(f"{path}: {bad[0]!r} has no fold from 1 to 5, or no category", hint="download it again")
-    if not rows:
+    if not found:
         raise DatasetError(f"{path} has no rows", hint="download it again")
-    return rows
+    return found

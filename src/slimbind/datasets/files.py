@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import MODALITIES, check_modality, modality_of
 
 _TEXT_BYTES = 400_004  # what the longest text that is accepted can take
+_NAMES_BYTES = 16 << 20
+_LINE = 1 << 20  # characters of a table's line; each cell has at most 131072
 # Notes and tables lie beside many data; they are what is meant only where there is nothing else.
 _BESIDE = ("text", "imu")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -124,6 +128,45 @@ def text_of(path: Path) -> str:
     if len(raw) > _TEXT_BYTES:
         raise ValueError("is too long for a text")
     return text
+
+
+def class_names(path: Path) -> list[str]:
+    """The lines of a file of class names.
+
+    Raises:
+        DatasetError: it cannot be read, is no UTF-8, empty or too long.
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(_NAMES_BYTES + 1)
+        names = [line.strip() for line in raw.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}", hint="one class a line, in UTF-8") from error
+    if not names or len(raw) > _NAMES_BYTES:
+        raise DatasetError(f"{path} is {'empty' if not names else 'too long'}", hint="one class a line, in UTF-8")
+    return names
+
+
+def rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
+    """The rows of a table in UTF-8, its header first; blank lines are empty rows.
+
+    Raises:
+        DatasetError: it cannot be read, is no UTF-8, no table, or has a line without end.
+    """
+
+    def lines(file: TextIO) -> Iterator[str]:
+        while line := file.readline(_LINE):
+            if len(line) == _LINE:
+                raise csv.Error(f"a line of more than {_LINE} characters")
+            yield line
+
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            yield from csv.reader(lines(file), delimiter=delimiter, strict=True)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}", hint="check the path") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} is no table: {error}", hint="save it as CSV in UTF-8") from error
 
 
 def _told(files: list[Path]) -> str:

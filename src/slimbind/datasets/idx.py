@@ -18,6 +18,7 @@ from typing import IO, cast
 import numpy as np
 
 from slimbind.datasets.dataset import Dataset, Sample
+from slimbind.datasets.files import class_names
 from slimbind.errors import DatasetError, UsageError
 
 FASHION = (*("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),)
@@ -153,18 +154,3 @@ def _names(folder: Path) -> list[str]:
     if listed.is_file():
         return class_names(listed)
     return [str(number) for number in range(10)]
-
-
-def class_names(path: Path) -> list[str]:
-    """The lines of a file of class names.
-
-    Raises:
-        DatasetError: it cannot be read, or is empty.
-    """
-    try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} cannot be read: {error}", hint="one class a line, in UTF-8") from error
-    if not names:
-        raise DatasetError(f"{path} is empty", hint="one class a line, in UTF-8")
-    return names

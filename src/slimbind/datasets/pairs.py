@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from slimbind.datasets.dataset import Dataset, Sample
-from slimbind.datasets.files import inside, modality_of_names
+from slimbind.datasets.files import inside, modality_of_names, rows
 from slimbind.datasets.parquet import parquet_file
 from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import check_modality
@@ -87,21 +86,12 @@ class _Csv:
         self.path = path
         self.count: int | None = None
         self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        self.columns = next(self._lines(), [])
-
-    def _lines(self) -> Iterator[list[str]]:
-        try:
-            with open(self.path, encoding="utf-8-sig", newline="") as file:
-                yield from csv.reader(file, delimiter=self._delimiter, strict=True)
-        except OSError as error:
-            raise DatasetError(f"{self.path} cannot be read: {error.strerror}", hint="check the path") from error
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DatasetError(f"{self.path} is no table: {error}", hint="save it as CSV in UTF-8") from error
+        self.columns = next(rows(path, self._delimiter), [])
 
     def rows(self, columns: tuple[str, str]) -> Iterator[tuple[str | None, ...]]:
         """The cells of these columns, row by row; None where a row ends before."""
         places = [self.columns.index(name) for name in columns]
-        for row in islice(self._lines(), 1, None):
+        for row in islice(rows(self.path, self._delimiter), 1, None):
             if row:  # a blank line is no row
                 yield tuple(row[place] if place < len(row) else None for place in places)
 

@@ -15,8 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slimbind.datasets.dataset import Dataset, Sample
-from slimbind.datasets.files import SPLITS, part_of
-from slimbind.datasets.idx import class_names
+from slimbind.datasets.files import SPLITS, class_names, part_of
 from slimbind.datasets.tar import Member, is_tar, members
 from slimbind.errors import UsageError
 from slimbind.modalities import MODALITIES, check_modality, modality_of
@@ -61,6 +60,8 @@ class WebDataset(Dataset):
         names = next((class_names(file) for file in listed if file.is_file()), None)
         types, captioned = self._look()
         asked = [name.lower().removeprefix(".") for name in columns or ()]
+        if len(asked) > 2:
+            raise UsageError(f"columns is {asked}", hint="name what is embedded, and for pairs its other side")
         for name in asked:
             if name not in types:
                 raise UsageError.unknown(f"type of file in {path}", name, types)
@@ -136,9 +137,9 @@ class WebDataset(Dataset):
         try:
             number = int(told) if isinstance(told, int | str) and not isinstance(told, bool) else -1
         except ValueError:
-            raise ValueError(f"has the class {told!r}, which is in no {' or '.join(_NAMES)}") from None
+            raise ValueError(f"has the class {str(told)[:60]!r}, which is in no {' or '.join(_NAMES)}") from None
         if number < 0 or (self.classes is not None and number >= len(self.classes)):
-            raise ValueError(f"has the label {told!r}")
+            raise ValueError(f"has the label {str(told)[:60]}")
         return number
 
 
