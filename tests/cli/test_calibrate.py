@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from slimbind.artifact import Artifact
+from slimbind.cli.scores import say_dropped
 from slimbind.media import samples
 from slimbind.scores import Scores
 
@@ -166,3 +167,21 @@ def test_mini_knows_a_good_match_by_its_name(cli, tmp_path: Path, monkeypatch: p
     assert [Path(hit["path"]).name for hit in good.json] == ["hammer.jpg"]
     nothing = cli("search", "quarterly tax report", "--scores", scores, "--min-score", "0.5", "--json")
     assert nothing.json == [] and "4 of the 4 nearest files do not match so well" in nothing.err
+
+
+def test_a_smaller_model_says_what_it_did_not_keep(
+    cli, pairs: Path, toy_artifact: Path, make_toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(toy_artifact, source)
+    assert cli("eval", "calibrate", pairs / "good.csv", "--model", source, "--write").code == 0
+    told: list[str] = []
+    monkeypatch.setattr("slimbind.cli.console.say", told.append)
+    say_dropped(source, Artifact.open(source))
+    say_dropped(source, Artifact.open(make_toy(tmp_path / "sounds", modalities=("audio",), scheme="int8-dynamic")))
+    say_dropped(toy_artifact, Artifact.open(source))
+    say_dropped(tmp_path / "nowhere", Artifact.open(source))
+    assert not told
+    say_dropped(source, Artifact.open(make_toy(tmp_path / "small", scheme="int8-dynamic")))
+    assert len(told) == 1 and "not kept: what scores of vision and text mean" in told[0]
+    assert f"--model {tmp_path / 'small'} --write" in told[0]
