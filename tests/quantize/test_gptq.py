@@ -14,7 +14,7 @@ from slimbind.export.job import load_tower
 from slimbind.quantize import gptq
 from slimbind.quantize.activations import InputStats
 from slimbind.quantize.emulate import emulate
-from slimbind.quantize.gptq import compensate, compensated
+from slimbind.quantize.gptq import DependentInputsError, compensate, compensated, moved
 from slimbind.quantize.plan import LARGEST, SMALLEST, LayerPlan, Plan
 from slimbind.quantize.rounding import grouped, per_channel
 from slimbind.quantize.sites import sites
@@ -135,6 +135,12 @@ def worst(tower, plan, inputs):
         return min(float((tower(x) * other(x)).sum(1).min()) for x in inputs)
 
 
+def mean(tower, plan, inputs):
+    with torch.no_grad():
+        other = emulate(tower, plan)
+        return float(torch.cat([(tower(x) * other(x)).sum(1) for x in inputs]).mean())
+
+
 @pytest.mark.parametrize("modality", ["vision", "text", "imu"])
 def test_a_whole_transformer_says_more_of_what_it_said(split_folder, modality):
     tower = simplify(load_tower(Artifact.open(split_folder), modality))
@@ -153,6 +159,36 @@ def test_a_whole_transformer_says_more_of_what_it_said(split_folder, modality):
     assert told == [(number, len(changed)) for number in range(1, len(changed) + 1)]
     for name in changed:
         assert better.layers[name].weight.scale.shape == plan.layers[name].weight.scale.shape
+
+
+def test_a_weight_moves_to_what_would_have_been_right():
+    x, weight, right = correlated(11), drawn(12, 8, 48), drawn(13, 8, 48)
+    moment, gap = x.t() @ x / len(x), (right - weight) @ x.t() @ x / len(x)
+    assert torch.allclose(moved(weight, moment, gap, ridge=1e-6), right, atol=1e-3)
+    near, nearer = (moved(weight, moment, gap, ridge=ridge) for ridge in (1.0, 0.01))
+    assert 0 < (near - weight).norm() < (nearer - weight).norm() < (right - weight).norm()
+    assert torch.equal(moved(weight, moment, torch.zeros_like(gap), ridge=0.1), weight)
+    with pytest.raises(DependentInputsError):
+        moved(weight, moment - torch.eye(48), gap, ridge=0.0)
+
+
+@pytest.mark.parametrize("modality", ["vision", "text", "imu"])
+def test_four_bits_take_back_what_layers_before_did_wrong(monkeypatch, split_folder, modality):
+    tower = simplify(load_tower(Artifact.open(split_folder), modality))
+    torch.manual_seed(0)
+    inputs = [tower.example(4) for _ in range(24)]
+    seen, unseen = inputs[:20], inputs[20:]
+    followed = compensated(tower, seen, plan_for(tower))
+    monkeypatch.setattr(gptq, "moved", lambda weight, moment, gap, ridge: weight)
+    alone = compensated(tower, seen, plan_for(tower))
+    assert 1 - mean(tower, followed, unseen) < 0.97 * (1 - mean(tower, alone, unseen))
+
+
+def test_eight_bits_are_rounded_without_following(monkeypatch, split_folder):
+    tower = simplify(load_tower(Artifact.open(split_folder), "imu"))
+    plan = plan_for(tower, bits=8)
+    monkeypatch.delattr(gptq, "moved")  # it would be missed
+    assert compensated(tower, [tower.example(4)], plan).layers.keys() == plan.layers.keys()
 
 
 def test_an_unsimplified_tower_and_rounded_inputs(split_folder):

@@ -5,15 +5,22 @@ counts is the output ``W x``, so the error is measured by the inputs' second mom
 the form of Babai's nearest plane (Chen et al. 2025 show that the two are the same): with ``H = A A^T``, ``A`` upper
 triangular, the squared error of a row is ``|e A|^2``, and its ``j``-th part holds ``e_j`` and earlier errors alone.
 Each weight is therefore rounded after adding ``sum_(i<j) e_i A_ij / A_jj``. One Cholesky factor is all that it takes.
+
+In 4 bits what earlier layers did wrong is no longer small. There a layer's weight is first moved to where it makes up
+for that as well as it can on the inputs that it will be given: towards what the float tower has behind the layer (Li et
+al. 2025, "GPTAQ"), and, where the layer adds to the residual stream, towards the float tower's stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from slimbind.errors import UsageError
 from slimbind.quantize.activations import InputStats, observe, watching
@@ -25,8 +32,11 @@ from slimbind.quantize.sites import Site, replace, sites
 from slimbind.towers.layers import Tower, TransformerTower, end_of_text, pick
 
 # One part of a transformer: the tower, the tokens, and where each text ends (None where there are no texts).
-Stage = Callable[..., Tensor]
+Stage = Callable[[Tower, Tensor, Tensor | None], Tensor]
 
+_RIDGE = 0.1  # of the mean square of a middling input: how far a weight is trusted to follow what few inputs show
+_ADDED = ("attn.out", "mlp.fc2")  # layers of a block that add to the residual stream
+_MOST_DAMPING = 10_000  # times what is usual
 _BLOCK = 128  # columns whose errors are passed on one by one; to all others they go in one product
 
 
@@ -111,6 +121,31 @@ def _rounded(weight: Tensor, scale: Tensor, factor: Tensor, order: Tensor, group
     return back.t().contiguous()
 
 
+def moved(weight: Tensor, moment: Tensor, gap: Tensor, *, ridge: float) -> Tensor:
+    """``weight`` moved so that its product with what it is given makes up for what is amiss behind it.
+
+    Args:
+        weight: ``[out, in]``.
+        moment: ``[in, in]``, ``E[x x^T]`` of the inputs.
+        gap: ``[out, in]``, ``E[(wanted - had) x^T]``, with ``had`` what there is with this weight.
+        ridge: this share of the mean square of a middling input holds the weight where it is.
+
+    Returns:
+        ``weight + gap (moment + ridge)^-1``: least squares.
+
+    Raises:
+        DependentInputsError: more ridge is needed.
+    """
+    held = moment.float().clone()
+    diagonal = held.diagonal()
+    diagonal += ridge * (float(diagonal.median()) or float(diagonal.mean()) or 1.0)
+    lower, info = torch.linalg.cholesky_ex(held)
+    if int(info):
+        raise DependentInputsError(f"the inputs depend on each other; a ridge of {ridge} is not enough")
+    added: Tensor = torch.cholesky_solve(gap.t(), lower).t()
+    return weight.detach().float() + added
+
+
 def compensated(
     tower: Tower,
     batches: Iterable[Tensor],
@@ -149,6 +184,15 @@ def compensated(
     return Plan({**plan.layers, **work.done}, plan.rest, plan.precision, plan.group_size)
 
 
+@dataclass
+class _Batch:
+    """Inputs on their way through the tower: as it is rounded so far, and (where errors are followed) in float."""
+
+    place: Tensor | None
+    twin: Tensor
+    real: Tensor
+
+
 class _Work:
     """The tower on the way to its plan: ``twin`` is quantized as far as it has come."""
 
@@ -161,58 +205,120 @@ class _Work:
         damping: float,
         told: Callable[[int], None],
     ) -> None:
+        self.tower = tower
         self.plan = plan
         self.found = found
         self.wanted = wanted
         self.damping = damping
         self.told = told
+        self.follows = any(layer.weight is not None and layer.weight.bits == 4 for layer in plan.layers.values())
         self.done: dict[str, LayerPlan] = {}
         others = [name for name, layer in plan.layers.items() if layer.weight is not None and name not in wanted]
         self.twin = replace(tower, {name: twin(found[name], plan.layers[name]) for name in others})
 
-    def recode(self, name: str, stats: InputStats) -> None:
-        """Round one layer by what it was given, and put it in its place."""
+    def recode(self, name: str, stats: InputStats, gap: Tensor | None = None) -> None:
+        """Round one layer by what it was given (and by what is amiss behind it), and put it in its place."""
         layer = self.plan.layers[name]
         assert layer.weight is not None and stats.moment is not None
         site, old = self.found[name], layer.weight
         group = site.weight.shape[1] // old.scale.shape[1]
-        new = self._compensated(site.weight, stats.moment, old.bits, group)
+        new = self._compensated(site.weight, stats.moment, gap, old.bits, group)
         self.done[name] = LayerPlan(new, layer.activation, layer.stored)
         self.twin = replace(self.twin, {name: twin(site, self.done[name], self.plan.group_size)})
         self.told(len(self.done))
 
-    def _compensated(self, weight: Tensor, moment: Tensor, bits: Literal[8, 4], group: int) -> WeightCodes:
+    def _compensated(
+        self, weight: Tensor, moment: Tensor, gap: Tensor | None, bits: Literal[8, 4], group: int
+    ) -> WeightCodes:
         """With more damping where loud inputs that depend on each other leave no digits for the rest."""
-        for times in (1, 10, 100, 1000):
+        times = 1
+        while True:
             try:
-                return compensate(weight, moment, bits=bits, group=group, damping=times * self.damping)
+                near = weight if gap is None else moved(weight, moment, gap, ridge=times * _RIDGE)
+                return compensate(near, moment, bits=bits, group=group, damping=times * self.damping)
             except DependentInputsError:
-                continue
-        return compensate(weight, moment, bits=bits, group=group, damping=10_000 * self.damping)
+                if times == _MOST_DAMPING:
+                    raise
+                times *= 10
 
-    def stage(self, part: str, run: Stage, given: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[Tensor]:
-        """Round the layers of one part of the tower by what they are given, and give what the rounded part gives."""
+    def stage(self, part: str, run: Stage, batches: Sequence[_Batch]) -> None:
+        """Round the layers of one part of the tower by what they are given, and take the batches through it."""
         names = [name for name in self.wanted if name.startswith(f"{part}.")]
-        if names:
+        if self.follows:
+            for name in names:
+                self._follow(name, part, run, batches)
+        elif names:
             with watching({name: self.twin.get_submodule(name) for name in names}, moments=True) as stats:
-                self._run(run, given, places)
+                for batch in batches:
+                    run(self.twin, batch.twin, batch.place)
             for name in names:
                 self.recode(name, stats.pop(name))
-        return self._run(run, given, places)
+        for batch in batches:
+            batch.twin = run(self.twin, batch.twin, batch.place)
+            if self.follows:
+                batch.real = run(self.tower, batch.real, batch.place)
 
-    def _run(self, run: Stage, given: Sequence[Tensor], places: Sequence[Tensor | None]) -> list[Tensor]:
-        assert isinstance(self.twin, TransformerTower)
-        return [run(self.twin, x, place) for x, place in zip(given, places, strict=True)]
+    def _follow(self, name: str, part: str, run: Stage, batches: Sequence[_Batch]) -> None:
+        """Round one layer so that it also takes back what is amiss behind it."""
+        gap = torch.zeros(self.found[name].weight.shape)
+        with watching({name: self.twin.get_submodule(name)}, moments=True) as stats:
+            for batch in batches:
+                with _around(self.twin, name, part) as now:
+                    run(self.twin, batch.twin, batch.place)
+                with _around(self.tower, name, part) as real:
+                    run(self.tower, batch.real, batch.place)
+                gap.addmm_((real["behind"] - now["behind"]).t(), now["given"])
+        self.recode(name, stats[name], gap / stats[name].count)
 
 
-def _through_blocks(work: _Work, tower: TransformerTower, batches: Sequence[Tensor]) -> None:
-    if not batches:
+@contextmanager
+def _around(tower: Tower, name: str, part: str) -> Iterator[dict[str, Tensor]]:
+    """Look at what a layer is ``given``, and what is ``behind`` it: its output, or the residual stream with that added.
+
+    Both are ``[rows, channels]``, of the last run inside of the ``with``.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def before(key: str) -> Callable[[nn.Module, Any], None]:
+        return lambda module, inputs: seen.__setitem__(key, inputs[0].flatten(0, -2))
+
+    def after(module: nn.Module, inputs: Any, output: Tensor) -> None:  # noqa: ANN401
+        seen["behind"] = output.flatten(0, -2)
+
+    layer = name.removeprefix(f"{part}.")
+    handles = [tower.get_submodule(name).register_forward_pre_hook(before("given"))]
+    if layer not in _ADDED:
+        handles.append(tower.get_submodule(name).register_forward_hook(after))
+    elif layer == "attn.out":
+        handles.append(tower.get_submodule(f"{part}.norm_2").register_forward_pre_hook(before("behind")))
+    else:
+        handles.append(tower.get_submodule(part).register_forward_hook(after))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _through_blocks(work: _Work, tower: TransformerTower, inputs: Sequence[Tensor]) -> None:
+    if not inputs:
         raise UsageError("there is nothing to calibrate with: no batches were given", hint="give at least one item")
-    places = [end_of_text(batch) if tower.is_text else None for batch in batches]
-    tokens = work.stage("stem", lambda twin, x, place: twin.embed(x), batches, places)
+    batches = [_Batch(end_of_text(x) if tower.is_text else None, x, x) for x in inputs]
+    work.stage("stem", lambda at, x, place: _transformer(at).embed(x), batches)
     for number in range(len(tower.blocks)):
         name = f"blocks.{number}"
-        tokens = work.stage(name, lambda twin, x, place, at=name: twin.get_submodule(at)(x, place), tokens, places)
+        work.stage(name, partial(_block, name), batches)
     if not tower.pools_last:
-        tokens = [pick(x, place) for x, place in zip(tokens, places, strict=True)]
-    work.stage("head", lambda twin, x, place: twin.head(x[:, 0]), tokens, places)
+        for batch in batches:
+            batch.twin, batch.real = pick(batch.twin, batch.place), pick(batch.real, batch.place)
+    work.stage("head", lambda at, x, place: _transformer(at).head(x[:, 0]), batches)
+
+
+def _block(name: str, tower: Tower, x: Tensor, place: Tensor | None) -> Tensor:
+    out: Tensor = tower.get_submodule(name)(x, place)
+    return out
+
+
+def _transformer(tower: Tower) -> TransformerTower:
+    assert isinstance(tower, TransformerTower)
+    return tower
