@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from search_peers import PEERS
+from slimbind.codecs import parse
+
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 _PARTS = {"none": "no", "full": "yes"}
 
@@ -17,9 +20,11 @@ def searched(result: dict[str, Any], documents: int) -> Table:
         "codec or library",
         "transform",
         "bytes",
+        "grown by",
         "recall@10",
         "recall@100",
         "one query, ms",
+        "floor, ms",
         "queries/s",
         "build, s",
     )
@@ -28,14 +33,30 @@ def searched(result: dict[str, Any], documents: int) -> Table:
             f"**{_named(row)}**" if id(row) in best else _named(row),
             _PARTS[row["part"]] if row["library"] == "slimbind" else "",
             f"{row['bytes_per_vector']:.0f}",
+            "" if row.get("grown_per_vector") is None else f"{row['grown_per_vector']:.0f}",
             f"{row['recall10']:.3f}",
             f"{row['recall100']:.3f}",
             f"{row['single_ms']:.2f}",
+            "" if (least := floor(row, result["bandwidth_gb_s"])) is None else f"{least:.2f}",
             f"{row['batch_per_s']:.0f}",
             f"{row['build_s']:.0f}",
         )
         for row in rows
     ]
+
+
+def floor(row: dict[str, Any], bandwidth: float) -> float | None:
+    """Milliseconds in which one thread reads the codes that a query looks at, at ``bandwidth`` GB/s; None: a graph."""
+    if row["library"] == "slimbind":
+        read = float(parse(row["name"].split(" ")[0].rstrip(","), row["dim"]).coarse_bytes)
+        if row.get("lists"):
+            read *= row["probes"] / row["lists"]
+    else:
+        (share,) = (peer.scanned for peer in PEERS if (peer.package, peer.name) == (row["library"], row["name"]))
+        if share is None:
+            return None
+        read = share * row["bytes_per_vector"]
+    return float(read * row["documents"] / bandwidth / 1e6)
 
 
 def frontier(rows: list[dict[str, Any]]) -> set[int]:
@@ -65,19 +86,27 @@ def _named(row: dict[str, Any]) -> str:
 
 
 def gains(result: dict[str, Any]) -> Table:
-    """Recall with and without the transform at equal bytes."""
+    """Recall with and without the transform at equal bytes, and how many times it could be at most."""
     found: dict[tuple[int, str], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
         if row["library"] == "slimbind" and row["asked_probes"] is None:
             found.setdefault((row["documents"], row["name"]), {})[row["part"]] = row
-    head = ("documents", "codec", "bytes", "without", "with", "ratio")
+    head = ("documents", "codec", "bytes", "without", "with", "ratio", "of at most")
     rows = []
     for (documents, name), parts in sorted(found.items(), key=lambda item: item[0]):
         if "none" in parts and "full" in parts:
             before, after = parts["none"]["recall10"], parts["full"]["recall10"]
             size = f"{parts['full']['bytes_per_vector']:.0f}"
             rows.append(
-                (f"{documents:,}", f"`{name}`", size, f"{before:.3f}", f"{after:.3f}", f"{after / before:.2f}x")
+                (
+                    f"{documents:,}",
+                    f"`{name}`",
+                    size,
+                    f"{before:.3f}",
+                    f"{after:.3f}",
+                    f"{after / before:.2f}x",
+                    f"{1 / before:.2f}x",
+                )
             )
     return head, rows
 

@@ -9,29 +9,28 @@ from __future__ import annotations
 import json
 import re
 import runpy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import evaluate_tables
+import quantize_tables
 import search_tables
+from markdown import note, read, table
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def exact() -> str:
     """What the exact rewrites save."""
-    result = _read("exact")
+    result = read("exact")
     rows = [
         (row["row"], f"{row['gain']:.2f}x", f"{row['gain_range'][0]:.2f}-{row['gain_range'][1]:.2f}", _tiny(row))
         for row in result["rows"]
     ]
-    return _table(("rewrite (reference: the plain tower)", "gain", "range", "greatest difference"), rows) + _note(
-        result
-    )
+    return table(("rewrite (reference: the plain tower)", "gain", "range", "greatest difference"), rows) + note(result)
 
 
 def _tiny(row: dict[str, Any]) -> str:
@@ -40,7 +39,7 @@ def _tiny(row: dict[str, Any]) -> str:
 
 def memory() -> str:
     """What open towers cost in memory: each alone, the pair that most people open, all of them; the rest in a line."""
-    result = _read("memory-openvino-f32")
+    result = read("memory-openvino-f32")
     shown = [
         row for row in result["rows"] if len(row["modalities"]) in (1, 6) or row["modalities"] == ["vision", "text"]
     ]
@@ -56,7 +55,7 @@ def memory() -> str:
         for row in shown
     ]
     head = ("open towers (f32)", "weights, MiB", "in memory, MiB", "ratio", "after unload, MiB", "paper, MiB")
-    return _table(head, rows) + _every_subset(result) + _note(result)
+    return table(head, rows) + _every_subset(result) + note(result)
 
 
 def _every_subset(result: dict[str, Any]) -> str:
@@ -74,24 +73,24 @@ def _every_subset(result: dict[str, Any]) -> str:
 
 def startup() -> str:
     """How long starting takes."""
-    result = _read("startup")
+    result = read("startup")
     rows = [
         (f"`{row['command']}`", f"{row['median_ms']:.0f} ms", f"{row['goal_ms']:.0f} ms" if "goal_ms" in row else "")
         for row in result["rows"]
     ]
-    return _table(("command", "median", "goal"), rows) + _note(result)
+    return table(("command", "median", "goal"), rows) + note(result)
 
 
 def media() -> str:
     """How fast files become arrays."""
-    result = _read("media")
+    result = read("media")
     rows = [(row["case"], f"{row['cpu_ms']:.1f}", f"{row['per_second']:.0f}") for row in result["rows"]]
-    return _table(("item", "CPU ms", "items per second, one thread"), rows) + _note(result)
+    return table(("item", "CPU ms", "items per second, one thread"), rows) + note(result)
 
 
 def collection() -> str:
     """What a collection takes its time for."""
-    result = _read("collection")
+    result = read("collection")
     told, folder = result["collection"], result["folder"]
     count = f"{told['items']:,} items"
     rows = [
@@ -109,14 +108,36 @@ def collection() -> str:
         (f"`slimbind index`, {folder['files']:,} unchanged files", f"{folder['unchanged_seconds']:.1f} s", "5 s"),
         ("... all of them touched, and so hashed", f"{folder['touched_seconds']:.1f} s", ""),
     ]
-    return _table(("what", "takes", "goal"), rows) + _note(result)
+    return table(("what", "takes", "goal"), rows) + note(result)
+
+
+def collection_large() -> str:
+    """What a large collection takes its CPU time for."""
+    result = read("collection")
+    told = result["large"]
+    search, verify, stats = told["search"], told["verify"], told["stats"]
+    rows = [
+        (
+            f"add {told['items']:,} items of {told['dim']} dimensions, 20,000 at a time",
+            f"{told['add']['cpu_seconds']:.0f} s",
+        ),
+        ("open", f"{told['open_ms']:.1f} ms"),
+        (f"make codes (`{stats['method']}`)", f"{told['build']['cpu_seconds']:.0f} s"),
+        ("first search of a process", f"{search['first_cpu_ms']:.0f} ms"),
+        (f"search (recall@10 {verify['recall_at_10']:.3f})", f"{search['cpu_ms']:.1f} ms"),
+        ("... where a fifth of the items count", f"{search['where_a_fifth_cpu_ms']:.0f} ms"),
+        ("... 200 at once", f"{search['batch_per_cpu_second']:.0f} per second"),
+        (f"verify, with {verify['queries']} exact searches", f"{verify['cpu_seconds']:.0f} s"),
+        ("on disk: database, codes", f"{stats['database_bytes'] / 1e6:.0f} MB, {stats['codes_bytes'] / 1e6:.0f} MB"),
+    ]
+    return table(("what", "CPU time"), rows) + note({**result, "environment": result["large_environment"]})
 
 
 def crash() -> str:
     """How often a collection was killed, and what it lost."""
-    result = _read("crash")
+    result = read("crash")
     row = (result["kills"], result["lost"], result["most_items"])
-    return _table(("kills", "acknowledged changes lost", "most items"), [tuple(map(str, row))]) + _note(result)
+    return table(("kills", "acknowledged changes lost", "most items"), [tuple(map(str, row))]) + note(result)
 
 
 def mini() -> str:
@@ -126,173 +147,16 @@ def mini() -> str:
     return f"{card['table'](record)}\n"
 
 
-def quantize() -> str:
-    """What each scheme saves and keeps, tower by tower, on both sets of weights."""
-    result = _read("quantize")
-    rows = []
-    sets = [weights for weights in _WEIGHTS if any(name.endswith(f"/{weights}") for name in result["rows"])]
-    for modality in _modalities(result):
-        three = [result["rows"].get(f"{modality}/{weights}", {}) for weights in sets]
-        before = next(row["split"]["file_mib"] for row in three if row)
-        for scheme in dict.fromkeys(scheme for row in three for scheme in row.get("schemes", {})):
-            each = [row.get("schemes", {}).get(scheme, {}) for row in three]
-            told = next(one for one in each if one)
-            rows.append(
-                (
-                    modality,
-                    f"`{scheme}`",
-                    f"{_number(before, 0)} -> {_number(told.get('file_mib'), 0)}",
-                    _times(told),
-                    *map(_cosines, each),
-                )
-            )
-    head = ("tower", "scheme", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
-    return _table(head, rows) + _depth(result) + _note(result)
-
-
-def quantize_text() -> str:
-    """A batch of sentences of different lengths."""
-    result = _read("quantize")
-    rows = []
-    for name, row in result["rows"].items():
-        for scheme, told in row["schemes"].items():
-            if "mixed" in told:
-                mixed = told["mixed"]
-                seconds = f"{mixed['reference_cpu_seconds']:.2f} -> {mixed['cpu_seconds']:.2f}"
-                rows.append((name, f"`{scheme}`", seconds, f"{mixed['ratio']:.1f}x"))
-    head = ("tower / weights", "scheme", "CPU seconds for 32 sentences of mixed length", "speed")
-    return _table(head, rows) + _depth(result) + _note(result)
-
-
-def quantize_memory() -> str:
-    """Memory while quantizing (beside the largest fp32 tower), and while running without PyTorch; two threads."""
-    result = _read("quantize")
-    rows = []
-    largest = max(row["split"]["file_mib"] for row in result["rows"].values())
-    for name, row in result["rows"].items():
-        for scheme, told in row["schemes"].items():
-            if "memory" in told and "error" not in told["memory"]:
-                memory, peak = told["memory"], told["quantize_peak_mib"]
-                rows.append(
-                    (
-                        name,
-                        f"`{scheme}`",
-                        f"{peak:.0f} ({peak / largest:.2f}x)",
-                        f"{memory['weights_mib']:.0f}",
-                        f"{memory['steady_mib']:.0f} ({memory['ratio']:.2f}x)",
-                        f"{told['threads']['ratio']:.2f}x" if "threads" in told else "-",
-                    )
-                )
-    head = (
-        "tower / weights",
-        "scheme",
-        "peak while quantizing, MiB (of the largest tower)",
-        "file, MiB",
-        "running, MiB",
-        "two threads",
-    )
-    return _table(head, rows) + _depth(result) + _note(result)
-
-
-def peers() -> str:
-    """Other tools that make a model int8, in the same run."""
-    result = _read("peers")
-    tables = []
-    for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
-        three = [result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in _WEIGHTS]
-        rows = []
-        for name in dict.fromkeys(name for row in three for name in row["tools"]):
-            each = [row["tools"].get(name, {}) for row in three]
-            told = next((one for one in each if one and "error" not in one), {"error": ""})
-            rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
-        depth = next(row["depth"] for row in three if "depth" in row)
-        head = (f"{modality}, {depth} blocks", "MiB", "speed", *_WEIGHTS.values())
-        tables.append(_table(head, rows))
-    return "\n".join(tables) + _note(result)
-
-
-def paper(number: str) -> str:
-    """One of the paper's Tables I to VII."""
-    result = _read("paper_tables")
-    table = result["tables"][number]
-    rows: list[tuple[str, ...]] = []
-    for name, row in table["rows"].items():
-        if number == "I":
-            rows.append((name, _number(row["here"], 2), _number(row["published"], 2)))
-        elif number in ("IV", "VII"):
-            pairs = [" / ".join(_number(value, 4) for value in row[key]) for key in _COLUMNS]
-            rows.append((name, *pairs, _number(row["published"], 3)))
-        else:
-            digits = 3 if number in ("III", "VI") else 1
-            ours = [f"{_number(row[key], digits)}{_saved(row['fp32'], row[key])}" for key in ("paper", "ours")]
-            rows.append((name, _number(row["fp32"], digits), *ours))
-    kind = "dynamic" if number in ("II", "III", "IV") else "static"
-    told = result["published"].get(kind, {})
-    if number == "I":
-        head: tuple[str, ...] = ("tower", "here", "published")
-        after = ""
-    elif number in ("IV", "VII"):
-        head = ("tower", *_COLUMNS.values(), "published")
-        known = told["cosine"]
-        after = f"\nPublished, over the towers: {known}.\n" if isinstance(known, str) else ""
-    else:
-        head = ("tower", "fp32", "the paper's recipe", f"int8-{kind}")
-        what = "faster" if number in ("III", "VI") else "smaller"
-        after = f"\nPublished, all towers together: {told[what]:.0%} {what}.\n"
-    return f"Table {number}: {table['title']}\n\n{_table(head, rows)}{after}{_depth(result)}{_note(result)}"
-
-
-_WEIGHTS = {
-    "plain": "cosine mean / min, plain",
-    "balanced": "with outlier channels",
-    "outlier": "with outlier channels that bf16 does not survive",
-}
-_COLUMNS = {
-    "paper_plain": "the paper's recipe, mean / min",
-    "ours_plain": "ours",
-    "paper_balanced": "the paper's recipe, outlier channels",
-    "ours_balanced": "ours, outlier channels",
-}
-
-
-def _modalities(result: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _saved(before: float | None, after: float | None) -> str:
-    return "" if before is None or after is None else f" ({1 - after / before:.0%} less)"
-
-
-def _times(told: dict[str, Any]) -> str:
-    if "error" in told:
-        return "failed"
-    return f"{told['ratio']:.2f}x" if "ratio" in told else "-"
-
-
-def _cosines(told: dict[str, Any]) -> str:
-    if "error" in told:
-        return f"failed: {told['error'][:80]}"
-    return f"{told['cosine_mean']:.5f} / {told['cosine_min']:.5f}" if "cosine_mean" in told else "-"
-
-
-def _depth(result: dict[str, Any]) -> str:
-    return f"\nTowers of {result['depth']} blocks only.\n" if result.get("depth") else ""
-
-
 def qat() -> str:
     """What fine-tuning gives back on mini's picture tower."""
-    result = _read("qat")
+    result = read("qat")
     rows = [
         (row["row"], f"{row['bytes'] / 2**20:.1f}", f"{row['cosine_mean']:.4f} / {row['cosine_min']:.4f}",
          f"{row['centred_mean']:.4f} / {row['centred_min']:.4f}", str(row["kept"]), str(row.get("pictures", "")))
         for row in result["rows"]
     ]  # fmt: skip
     head = ("scheme", "MiB", "cosine, mean / least", "mean-subtracted", "layers kept in float", "pictures learned from")
-    return _table(head, rows) + _note(result)
+    return table(head, rows) + note(result)
 
 
 def mini_schemes() -> str:
@@ -311,12 +175,12 @@ def mini_schemes() -> str:
             ]  # fmt: skip
         rows.append(cells)
     head = ("scheme", "pictures: MiB", "CPU ms", "cosine, mean / least", "texts: MiB", "CPU ms", "cosine, mean / least")
-    return _table(head, rows) + _note(result)
+    return table(head, rows) + note(result)
 
 
 def search(kind: str, result: str = "search") -> str:
     """Codecs, the transform and other libraries, of ``search.py`` and ``real_gap.py``."""
-    found = _read(result)
+    found = read(result)
     makers: dict[str, Callable[[dict[str, Any]], search_tables.Table]] = {
         "small": partial(search_tables.searched, documents=100_000),
         "large": partial(search_tables.searched, documents=1_000_000),
@@ -324,17 +188,24 @@ def search(kind: str, result: str = "search") -> str:
         "ablation": search_tables.ablation,
         "real": search_tables.real,
     }
-    return _table(*makers[kind](found)) + _note(found)
+    return table(*makers[kind](found)) + note(found)
 
 
 def evaluate() -> str:
     """What evaluating embeddings costs."""
-    result = _read("evaluate")
-    return _table(*evaluate_tables.cost(result)) + _note(result)
+    result = read("evaluate")
+    return table(*evaluate_tables.cost(result)) + note(result)
+
+
+def scores(kind: str) -> str:
+    """What a score of mini means, of ``recipes/mini/scores.py``."""
+    result = json.loads((ROOT / "recipes" / "mini" / "scores.json").read_text(encoding="utf-8"))
+    return table(*getattr(evaluate_tables, f"scores_{kind}")(result)) + note(result)
 
 
 TABLES: dict[str, Callable[[], str]] = {
     "collection": collection,
+    "collection_large": collection_large,
     "crash": crash,
     "evaluate": evaluate,
     "exact": exact,
@@ -342,18 +213,20 @@ TABLES: dict[str, Callable[[], str]] = {
     "memory": memory,
     "mini": mini,
     "mini_schemes": mini_schemes,
-    "peers": peers,
+    "peers": quantize_tables.peers,
     "qat": qat,
-    "quantize": quantize,
-    "quantize_memory": quantize_memory,
-    "quantize_text": quantize_text,
+    "quantize": quantize_tables.quantize,
+    "quantize_memory": quantize_tables.quantize_memory,
+    "quantize_text": quantize_tables.quantize_text,
+    "scores_methods": partial(scores, "methods"),
+    "scores_shipped": partial(scores, "shipped"),
     "search_ablation": partial(search, "ablation"),
     "search_gains": partial(search, "gains"),
     "search_large": partial(search, "large"),
     "search_real": partial(search, "real", "real-gap"),
     "search_small": partial(search, "small"),
     "startup": startup,
-} | {f"paper_{number}": partial(paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
+} | {f"paper_{number}": partial(quantize_tables.paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
 
 
 def render(page: str) -> str:
@@ -365,26 +238,6 @@ def pages() -> list[Path]:
     """The pages that have tables."""
     found = (ROOT / "README.md", ROOT / "recipes" / "mini" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     return [page for page in found if _BLOCK.search(page.read_text())]
-
-
-def _read(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    lines = [tuple(head)]
-    lines += [("---",) * len(lines[0]), *(tuple(row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _note(result: dict[str, Any]) -> str:
-    told = result["environment"]
-    machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
-    known = ("python", "torch", "torchao", "openvino", "nncf", "onnxruntime", "faiss-cpu")
-    versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
-    command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
-    return f"\n`{command}`; {machine}; {versions}; {told['time'][:10]}.\n"
 
 
 if __name__ == "__main__":

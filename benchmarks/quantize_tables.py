@@ -1,0 +1,163 @@
+"""The tables of what quantization saves and keeps, of other tools, and of the ImageBind paper; see tables.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markdown import note, read, table
+
+_WEIGHTS = {
+    "plain": "cosine mean / min, plain",
+    "balanced": "with outlier channels",
+    "outlier": "with outlier channels that bf16 does not survive",
+}
+_COLUMNS = {
+    "paper_plain": "the paper's recipe, mean / min",
+    "ours_plain": "ours",
+    "paper_balanced": "the paper's recipe, outlier channels",
+    "ours_balanced": "ours, outlier channels",
+}
+
+
+def quantize() -> str:
+    """What each scheme saves and keeps, tower by tower, on both sets of weights."""
+    result = read("quantize")
+    rows = []
+    sets = [weights for weights in _WEIGHTS if any(name.endswith(f"/{weights}") for name in result["rows"])]
+    for modality in _modalities(result):
+        three = [result["rows"].get(f"{modality}/{weights}", {}) for weights in sets]
+        before = next(row["split"]["file_mib"] for row in three if row)
+        for scheme in dict.fromkeys(scheme for row in three for scheme in row.get("schemes", {})):
+            each = [row.get("schemes", {}).get(scheme, {}) for row in three]
+            told = next(one for one in each if one)
+            rows.append(
+                (
+                    modality,
+                    f"`{scheme}`",
+                    f"{_number(before, 0)} -> {_number(told.get('file_mib'), 0)}",
+                    _times(told),
+                    *map(_cosines, each),
+                )
+            )
+    head = ("tower", "scheme", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
+    return table(head, rows) + _depth(result) + note(result)
+
+
+def quantize_text() -> str:
+    """A batch of sentences of different lengths."""
+    result = read("quantize")
+    rows = []
+    for name, row in result["rows"].items():
+        for scheme, told in row["schemes"].items():
+            if "mixed" in told:
+                mixed = told["mixed"]
+                seconds = f"{mixed['reference_cpu_seconds']:.2f} -> {mixed['cpu_seconds']:.2f}"
+                rows.append((name, f"`{scheme}`", seconds, f"{mixed['ratio']:.1f}x"))
+    head = ("tower / weights", "scheme", "CPU seconds for 32 sentences of mixed length", "speed")
+    return table(head, rows) + _depth(result) + note(result)
+
+
+def quantize_memory() -> str:
+    """Memory while quantizing (beside the largest fp32 tower), and while running without PyTorch; two threads."""
+    result = read("quantize")
+    rows = []
+    largest = max(row["split"]["file_mib"] for row in result["rows"].values())
+    for name, row in result["rows"].items():
+        for scheme, told in row["schemes"].items():
+            if "memory" in told and "error" not in told["memory"]:
+                memory, peak = told["memory"], told["quantize_peak_mib"]
+                rows.append(
+                    (
+                        name,
+                        f"`{scheme}`",
+                        f"{peak:.0f} ({peak / largest:.2f}x)",
+                        f"{memory['weights_mib']:.0f}",
+                        f"{memory['steady_mib']:.0f} ({memory['ratio']:.2f}x)",
+                        f"{told['threads']['ratio']:.2f}x" if "threads" in told else "-",
+                    )
+                )
+    head = (
+        "tower / weights",
+        "scheme",
+        "peak while quantizing, MiB (of the largest tower)",
+        "file, MiB",
+        "running, MiB",
+        "two threads",
+    )
+    return table(head, rows) + _depth(result) + note(result)
+
+
+def peers() -> str:
+    """Other tools that make a model int8, in the same run."""
+    result = read("peers")
+    tables = []
+    for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
+        three = [result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in _WEIGHTS]
+        rows = []
+        for name in dict.fromkeys(name for row in three for name in row["tools"]):
+            each = [row["tools"].get(name, {}) for row in three]
+            told = next((one for one in each if one and "error" not in one), {"error": ""})
+            rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
+        depth = next(row["depth"] for row in three if "depth" in row)
+        head = (f"{modality}, {depth} blocks", "MiB", "speed", *_WEIGHTS.values())
+        tables.append(table(head, rows))
+    return "\n".join(tables) + note(result)
+
+
+def paper(number: str) -> str:
+    """One of the paper's Tables I to VII."""
+    result = read("paper_tables")
+    found = result["tables"][number]
+    rows: list[tuple[str, ...]] = []
+    for name, row in found["rows"].items():
+        if number == "I":
+            rows.append((name, _number(row["here"], 2), _number(row["published"], 2)))
+        elif number in ("IV", "VII"):
+            pairs = [" / ".join(_number(value, 4) for value in row[key]) for key in _COLUMNS]
+            rows.append((name, *pairs, _number(row["published"], 3)))
+        else:
+            digits = 3 if number in ("III", "VI") else 1
+            ours = [f"{_number(row[key], digits)}{_saved(row['fp32'], row[key])}" for key in ("paper", "ours")]
+            rows.append((name, _number(row["fp32"], digits), *ours))
+    kind = "dynamic" if number in ("II", "III", "IV") else "static"
+    told = result["published"].get(kind, {})
+    if number == "I":
+        head: tuple[str, ...] = ("tower", "here", "published")
+        after = ""
+    elif number in ("IV", "VII"):
+        head = ("tower", *_COLUMNS.values(), "published")
+        known = told["cosine"]
+        after = f"\nPublished, over the towers: {known}.\n" if isinstance(known, str) else ""
+    else:
+        head = ("tower", "fp32", "the paper's recipe", f"int8-{kind}")
+        what = "faster" if number in ("III", "VI") else "smaller"
+        after = f"\nPublished, all towers together: {told[what]:.0%} {what}.\n"
+    return f"Table {number}: {found['title']}\n\n{table(head, rows)}{after}{_depth(result)}{note(result)}"
+
+
+def _modalities(result: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(name.split("/")[0] for name in result["rows"]))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _saved(before: float | None, after: float | None) -> str:
+    return "" if before is None or after is None else f" ({1 - after / before:.0%} less)"
+
+
+def _times(told: dict[str, Any]) -> str:
+    if "error" in told:
+        return "failed"
+    return f"{told['ratio']:.2f}x" if "ratio" in told else "-"
+
+
+def _cosines(told: dict[str, Any]) -> str:
+    if "error" in told:
+        return f"failed: {told['error'][:80]}"
+    return f"{told['cosine_mean']:.5f} / {told['cosine_min']:.5f}" if "cosine_mean" in told else "-"
+
+
+def _depth(result: dict[str, Any]) -> str:
+    return f"\nTowers of {result['depth']} blocks only.\n" if result.get("depth") else ""
