@@ -164,3 +164,12 @@ def test_a_very_long_text_is_cut_and_embedded(model: slimbind.Model) -> None:
     vector = model.embed(["a dog runs along the beach " * 200], modality="text")
     assert vector.shape == (1, 384)
     assert np.linalg.norm(vector) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_its_scores_mean_was_fitted_with_these_towers() -> None:
+    artifact = Artifact.open(MINI)
+    encoders = {name: artifact.tower(name).encoder_id for name in artifact.modalities}
+    curve = artifact.manifest.scores.need("text", "vision", encoders)
+    record = json.loads((ROOT / "recipes" / "mini" / "scores.json").read_text(encoding="utf-8"))
+    assert curve.model_dump(mode="json") == record["curve"], "run recipes/mini/scores.py --write"
+    assert curve.measured is not None and curve.measured.ece_after < curve.measured.ece_before / 5
