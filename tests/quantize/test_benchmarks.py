@@ -27,7 +27,7 @@ def benchmarks():
     sys.path.insert(0, str(ROOT / "benchmarks"))
     yield
     sys.path.remove(str(ROOT / "benchmarks"))
-    for name in ("fullsize", "make_huge", "paper_tables", "quantize", "environment"):
+    for name in ("fullsize", "make_huge", "paper_tables", "quantize", "quantize_stages", "environment"):
         sys.modules.pop(name, None)
 
 
