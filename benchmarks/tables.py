@@ -17,6 +17,7 @@ from typing import Any
 import evaluate_tables
 import quantize_tables
 import search_tables
+import thread_tables
 from markdown import note, read, table
 
 ROOT = Path(__file__).parents[1]
@@ -191,6 +192,12 @@ def search(kind: str, result: str = "search") -> str:
     return table(*makers[kind](found)) + note(found)
 
 
+def threads() -> str:
+    """Threads, forward passes side by side, concurrent callers."""
+    result = _read("threads")
+    return _table(*thread_tables.threads(result)) + _note(result)
+
+
 def evaluate() -> str:
     """What evaluating embeddings costs."""
     result = read("evaluate")
@@ -226,6 +233,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "search_real": partial(search, "real", "real-gap"),
     "search_small": partial(search, "small"),
     "startup": startup,
+    "threads": threads,
 } | {f"paper_{number}": partial(quantize_tables.paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
 
 
