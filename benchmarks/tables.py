@@ -194,8 +194,8 @@ def search(kind: str, result: str = "search") -> str:
 
 def threads() -> str:
     """Threads, forward passes side by side, concurrent callers."""
-    result = _read("threads")
-    return _table(*thread_tables.threads(result)) + _note(result)
+    result = read("threads")
+    return table(*thread_tables.threads(result)) + note(result)
 
 
 def evaluate() -> str:
