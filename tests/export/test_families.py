@@ -14,30 +14,7 @@ from slimbind.media.spec import ImageSpec, TextSpec
 from slimbind.runtime.engine import INPUT
 from slimbind.towers import registry
 
-BLOCKS = {"width": 32, "heads": 2, "depth": 2, "hidden": 64, "dim": 24, "eps": 1e-5, "bias_kv": False}
-CONFIGS = {
-    "clip-vit": (
-        "clip",
-        "vision",
-        BLOCKS | {"tokens": 10, "activation": "quick_gelu", "norm_pre": True, "kernel": 8, "size": 24},
-    ),
-    "clip-text": (
-        "clip",
-        "text",
-        BLOCKS | {"tokens": 20, "activation": "gelu", "norm_pre": False, "vocabulary": 99, "logit_scale": True},
-    ),
-    "clip-resnet": (
-        "clip",
-        "vision",
-        {"architecture": "resnet", "width": 8, "layers": [1, 2, 1, 1], "heads": 4, "dim": 24, "size": 64},
-    ),
-    "mini-text": (
-        "mini",
-        "text",
-        {"width": 384, "heads": 12, "depth": 1, "hidden": 64, "dim": 384, "tokens": 16, "vocabulary": 50},
-    ),
-    "mini-vision": ("mini", "vision", {"size": 64, "hidden": 32, "temperature": 1.5, "dim": 384}),
-}
+from ..small_towers import CONFIGS
 
 
 def write_split(folder, family, modality, config, dtype):

@@ -25,32 +25,10 @@ from slimbind.towers import registry, split
 from slimbind.towers.checkpoint import open_weights
 from slimbind.towers.simplify import simplify
 
+from ..small_towers import CONFIGS
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
-BLOCKS = {"width": 32, "heads": 2, "depth": 2, "hidden": 64, "dim": 24, "eps": 1e-5, "bias_kv": False}
-OTHERS = {
-    "clip-vit": (
-        "clip",
-        "vision",
-        BLOCKS | {"tokens": 10, "activation": "quick_gelu", "norm_pre": True, "kernel": 8, "size": 24},
-    ),
-    "clip-text": (
-        "clip",
-        "text",
-        BLOCKS | {"tokens": 20, "activation": "gelu", "norm_pre": False, "vocabulary": 99, "logit_scale": True},
-    ),
-    "clip-resnet": (
-        "clip",
-        "vision",
-        {"architecture": "resnet", "width": 8, "layers": [1, 2, 1, 1], "heads": 4, "dim": 24, "size": 64},
-    ),
-    "mini-text": (
-        "mini",
-        "text",
-        {"width": 384, "heads": 12, "depth": 1, "hidden": 64, "dim": 384, "tokens": 16, "vocabulary": 50},
-    ),
-    "mini-vision": ("mini", "vision", {"size": 64, "hidden": 32, "temperature": 1.5, "dim": 384}),
-}
 MODALITIES = ("vision", "text", "audio", "depth", "thermal", "imu")
 
 
@@ -139,12 +117,12 @@ def test_a_model_on_another_device_is_another_encoder(tiny):
         assert 0.999 < float((left * right).sum()) < 1 - 1e-9
 
 
-@pytest.mark.parametrize("name", [*MODALITIES, *OTHERS])
+@pytest.mark.parametrize("name", [*MODALITIES, *CONFIGS])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_every_tower_runs_whole_on_another_device(tiny, name, dtype):
     """A tensor that a forward pass made on the CPU would not go together with those of ``meta``, as of ``cuda``."""
-    if name in OTHERS:
-        tower = simplify(registry.build(*OTHERS[name], device="cpu"))
+    if name in CONFIGS:
+        tower = simplify(registry.build(*CONFIGS[name], device="cpu"))
     else:
         tower = tower_of(tiny, name)
     kind = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
