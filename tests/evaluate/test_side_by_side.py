@@ -40,11 +40,11 @@ def named(records, task):
 
 def test_sizes_of_all_artifacts_and_of_mixes_stand_in_their_order(reference, candidate):
     found = side_by_side([reference.folder, candidate.folder], tasks=NOTHING, mix=True)
-    names = ["reference", "candidate", *(f"candidate, {name} only" for name in ("vision", "text", "depth"))]
+    names = ["reference", "candidate", *(f"candidate ({name} only)" for name in ("vision", "text", "depth"))]
     assert [record.model for record in found] == names and {record.task for record in found} == {"size"}
     sizes = {record.model: {key: one.value for key, one in record.measures.items()} for record in found}
     for name in ("vision", "text", "depth"):
-        mixed = sizes[f"candidate, {name} only"]
+        mixed = sizes[f"candidate ({name} only)"]
         for tower in ("vision", "text", "depth"):
             source = candidate if tower == name else reference
             assert mixed[f"{tower} bytes"] == source.tower(tower).bytes
@@ -59,10 +59,13 @@ def test_fidelity_is_to_the_first(reference, candidate, write_model, tmp_path):
     settings = replace(FEW, modalities=["text", "depth"])
     found = side_by_side([reference.folder, candidate.folder, third.folder], tasks=tasks, settings=settings)
     told = {(record.model, record.settings["modality"]): record for record in found if record.task == "fidelity"}
-    assert list(told) == [("candidate", "text"), ("candidate", "depth"), ("third", "text"), ("third", "depth")]
+    names = ("reference", "candidate", "third")
+    assert list(told) == [(name, tower) for name in names for tower in ("text", "depth")]
     cosine = {key: record.measures["cosine_mean"].value for key, record in told.items()}
     assert cosine["third", "text"] < cosine["candidate", "text"] < 1
-    assert all(record.settings["reference"] == "reference" for record in told.values())
+    assert cosine["reference", "text"] == 1
+    assert told["reference", "text"].measures["weights_bytes"].value == reference.tower("text").bytes
+    assert all(record.settings["reference"] == "reference" for key, record in told.items() if key[0] != "reference")
     assert "| third |" in markdown(found).splitlines()[0]
 
 
@@ -77,15 +80,15 @@ def test_accuracy_is_measured_of_mixes_too_and_probes_of_whole_artifacts(pair, c
 
     settings = replace(FEW, modalities=["vision", "text"])
     found = side_by_side(pair, tasks=tasks, settings=settings, mix=True, progress=progress)
-    columns = ["toy", "int8", "int8, vision only", "int8, text only"]
+    columns = ["toy", "int8", "int8 (vision only)", "int8 (text only)"]
     assert [model for _, model in named(found, "zero-shot")] == columns
     assert [model for _, model in named(found, "linear-probe")] == columns[:2]
     assert all(record.measures["top-1"].value == 1 for record in found if record.task == "zero-shot")
-    assert any(label.startswith("int8, vision only: ") for label in seen)
+    assert any(label.startswith("int8 (vision only): ") for label in seen)
     assert [record.task for record in found] == sorted(
         (record.task for record in found), key=["size", "zero-shot", "linear-probe"].index
     )
-    assert "int8, text only" in html(found)
+    assert "int8 (text only)" in html(found)
 
 
 def test_everything_at_once_gives_one_page_with_a_section_each(pair, toy_folder):

@@ -33,6 +33,7 @@ from slimbind.runtime.model import Model
 from slimbind.runtime.threads import resolve_threads
 
 _ROWS = 12  # of the similarity heat maps
+_COSINES = ("cosine_mean", "cosine_min", "centred_cosine_mean", "centred_cosine_min")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def side_by_side(
             subjects.append(_Subject(short[name], artifact))
             for modality in modalities if mix and len(modalities) > 1 else ():
                 towers = {one: artifact if one == modality else artifacts[0] for one in modalities}
-                subjects.append(_Subject(f"{short[name]}, {modality} only", stack.enter_context(mixed(towers)), False))
+                subjects.append(_Subject(f"{short[name]} ({modality} only)", stack.enter_context(mixed(towers)), False))
         threads = resolve_threads(settings.threads)
         job = _Job(subjects, modalities, tasks, settings, threads, progress, note, own)
         return list(_records(job, dict(zip(short.values(), names, strict=True))))
@@ -259,10 +260,18 @@ class _Bar:
 
 
 def _fidelity(job: _Job) -> Iterator[Record]:
+    first = job.subjects[0]
+    for name in job.own:  # what the others are beside: it is as faithful, as small and as fast as itself
+        own = {key: Estimate(1.0) for key in _COSINES}
+        own["weights_bytes"] = Estimate(float(first.artifact.tower(name).bytes))
+        own |= {key: Estimate(1.0) for key in ("size_ratio", "time_ratio")}
+        tower = first.artifact.tower(name)
+        settings: dict[str, JsonValue] = {"modality": name, "engine": tower.engine, "scheme": tower.scheme}
+        yield Record("fidelity", f"fidelity, {name}", first.name, settings, own, environment=environment())
     for other in job.whole[1:]:
         with _Bar(_named(job, other)) as bar:
             for found in compare.compare(
-                job.subjects[0].artifact.folder,
+                first.artifact.folder,
                 other.artifact.folder,
                 data=job.settings.data,
                 modalities=job.own,
@@ -273,7 +282,7 @@ def _fidelity(job: _Job) -> Iterator[Record]:
             ):
                 for told in found.notes:
                     job.note(f"{other.name}, {found.modality}: {told}")
-                yield found.record(job.subjects[0].name, other.name)
+                yield found.record(first.name, other.name)
 
 
 def _speed(job: _Job) -> Iterator[Record]:

@@ -28,10 +28,9 @@ def layers(group: Group) -> list[Element]:
 
 
 def _of(column: Column, ordered: list[Mapping[str, Any]]) -> list[Element]:
-    found: list[Element] = []
     every = [box for layer in ordered if (box := _box(layer)) is not None]
-    rows = every[:_MOST_BOXES]
-    if rows:
+    beside: list[Element] = []
+    if rows := every[:_MOST_BOXES]:
         some = f"the {len(rows)} hardest of {len(every)} layers" if len(rows) < len(every) else f"{len(rows)} layers"
         label = f"Largest input of each channel in {some} of {column.label}; the numbers are in the table below"
         caption = (
@@ -39,14 +38,13 @@ def _of(column: Column, ordered: list[Mapping[str, Any]]) -> list[Element]:
             "the channels; stroke: the median; dot: the loudest channel. One scale for the whole input has to reach "
             "the dot, so the further it lies from the box, the fewer steps are left for all the others."
         )
-        found.append(figure(boxes(rows, label=label, x="largest magnitude of a channel"), caption))
-    pictures = [one for layer in ordered[:_MOST_HISTOGRAMS] for one in _histograms(layer)]
-    if pictures:
+        beside.append(figure(boxes(rows, label=label, x="largest magnitude of a channel"), caption))
+    if pictures := [one for layer in ordered[:_MOST_HISTOGRAMS] for one in _histograms(layer)]:
         told_of = f"Distributions of {column.label}: {min(len(ordered), _MOST_HISTOGRAMS)} layers, the hardest first"
-        found.append(tag("p", f"{told_of}. Heights are logarithmic; the axis ends at the extremes.", class_="faint"))
-        found.append(side_by_side(pictures, small=True))
-    found.append(rows_table([_row(layer) for layer in ordered], caption=f"{column.label}: layers, the hardest first"))
-    return found
+        about = tag("p", f"{told_of}. Heights are logarithmic; the axis ends at the extremes.", class_="faint")
+        beside.append(tag("div", about, side_by_side(pictures, small=True), class_="beside"))
+    table = rows_table([_row(layer) for layer in ordered], caption=f"{column.label}: layers, the hardest first")
+    return [side_by_side(beside), table] if beside else [table]
 
 
 def _box(layer: Mapping[str, Any]) -> Box | None:

@@ -71,5 +71,5 @@ _KINDS: tuple[tuple[re.Pattern[str], Callable[[float], str]], ...] = (
     (re.compile(r"(?i)ratio|speedup"), lambda value: f"{value:.2f}x"),
     (re.compile(r"(?i)top.?\d|accuracy|recall|(^|[_ .])r@\d|precision|(^|[_ ])(share|same)"), _percent),
     (re.compile(r"(?i)(^|[_ ])dB$"), lambda value: f"{value:.1f} dB"),
-    (re.compile(r"(?i)difference|shift"), lambda value: f"{value:.4f}"),
+    (re.compile(r"(?i)difference|shift"), lambda value: f"{value:.4f}".replace("-0.0000", "0.0000")),
 )

@@ -110,11 +110,7 @@ def _about(records: Sequence[Record]) -> list[Element]:
 
 
 def _summary(found: Sequence[Group]) -> Element:
-    caption = (
-        "All measures; below a number its 95 % interval, where one was computed. The first model is the reference."
-    )
-    if len({column.record.model for group in found for column in group.columns}) == 1:
-        caption = "All measures; below a number its 95 % interval, where one was computed."
+    caption = "All measures; below a number its 95 % interval, where one was computed."
     section = tag("section", tag("h2", "Summary", id="summary"), aria_labelledby="summary")
     if any(group.measures for group in found):
         add(section, tables.measures_table(found, all_labels(found), caption=caption))

@@ -179,7 +179,8 @@ def boxes(rows: Sequence[Box], *, label: str, x: str) -> Element:
     for power in range(first, last + 1, step):
         spot = place(10.0**power)
         add(drawing, tag("line", x1=_at(spot), x2=_at(spot), y1=top, y2=bottom, class_="grid"))
-        add(drawing, text(spot, bottom + 14, f"{10.0**power:g}", text_anchor="middle", class_="quiet"))
+        anchor = "start" if power == first else "middle"
+        add(drawing, text(spot, bottom + 14, f"{10.0**power:g}", text_anchor=anchor, class_="quiet"))
     add(drawing, text(WIDTH / 2, bottom + 31, x, text_anchor="middle", class_="quiet"))
     for number, row in enumerate(rows):
         y = top + row_height * number

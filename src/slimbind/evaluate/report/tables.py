@@ -21,7 +21,7 @@ _LONG_WORD, _LONG_TEXT, _SHORT = 22, 40, 14
 
 def measures_table(of: Sequence[Group], columns: Sequence[str], *, caption: str) -> Element:
     """A row for each measure of each group, a column for each of ``columns``."""
-    head = [tag("th", "measure", scope="col"), *(tag("th", label, scope="col", class_="number") for label in columns)]
+    head = [tag("th", "measure", scope="col"), *(_heading(label) for label in columns)]
     table = tag("table", _caption(caption), tag("thead", tag("tr", *head)))
     for group in (one for one in of if one.measures):
         body = tag("tbody")
@@ -33,6 +33,10 @@ def measures_table(of: Sequence[Group], columns: Sequence[str], *, caption: str)
             add(body, tag("tr", tag("th", heading(measure), scope="row", class_=_kind(measure)), *cells))
         add(table, body)
     return boxed(table, caption)
+
+
+def _heading(label: str) -> Element:
+    return tag("th", label, scope="col", class_="number short" if len(label) <= _SHORT else "number")
 
 
 def _estimate(measure: str, found: Estimate | None) -> Element:
