@@ -204,6 +204,7 @@ PEERS = (
         batch=False,
         scanned=20 / 256,
     ),
+    Peer("lancedb", "float, brute force, from disk", lambda d: 4 * d, _lancedb("flat"), largest=100_000, batch=False),
     Peer("sqlite-vec", "float, brute force", lambda d: 4 * d, _sqlite_vec("float"), largest=100_000, batch=False),
     Peer("sqlite-vec", "bit, Hamming", lambda d: d / 8, _sqlite_vec("bit"), largest=100_000, batch=False),
 )
