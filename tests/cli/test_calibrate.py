@@ -8,7 +8,9 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from slimbind.artifact import Artifact
@@ -140,6 +142,39 @@ def test_what_cannot_be_done_is_refused_before_any_work(cli, pairs: Path, pictur
         result = cli("eval", "calibrate", *arguments)
         assert result.code in (1, 2) and message in result.err, (arguments, result.err)
         assert not result.out
+
+
+def test_a_cut_off_means_the_same_for_pictures_and_sounds(
+    cli, pairs: Path, toy_artifact: Path, toy_folder: Path, tmp_path: Path
+) -> None:
+    """Two curves in one model, and one index of both: each query keeps what it means, and nothing else."""
+    model, tones = tmp_path / "model", tmp_path / "tones"
+    shutil.copytree(toy_artifact, model)
+    for name, hertz in (("rumble", 60), ("whistle", 6000)):
+        for number in range(12):
+            (tones / name).mkdir(parents=True, exist_ok=True)
+            wave = np.sin(2 * np.pi * (hertz + 7 * number) * np.arange(8000) / 16000)
+            soundfile.write(tones / name / f"{number}.wav", 0.5 * wave, 16000)
+    assert cli("eval", "calibrate", pairs / "good.csv", "--model", model, "--write").code == 0
+    assert cli("eval", "calibrate", tones, "-t", "none", "--model", model, "--write").code == 0
+    curves = Artifact.open(model).manifest.scores.curves
+    assert [one.modalities for one in curves] == [("vision", "text"), ("text", "audio")]
+
+    (toy_folder / "notes.txt").unlink()
+    cli("index", toy_folder, "--model", model)
+    for query, name in (("red", "red.png"), ("whistle", "whistle.flac"), ("green", "green.jpg"), ("low", "rumble.wav")):
+        good = cli("search", query, "--min-score", "0.6", "--model", model, "--json").json
+        assert [Path(hit["path"]).name for hit in good] == [name], query
+    every = cli("search", "red", "--model", model, "--json").json
+    assert {hit["modality"] for hit in every} == {"vision", "audio"}
+    assert all(hit["probability"] is not None for hit in every)
+
+
+def test_paths_of_a_table_may_begin_elsewhere(cli, pairs: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    shutil.copy(pairs / "good.csv", table)
+    assert cli("eval", "calibrate", table).code == 2  # no such files here
+    assert cli("eval", "calibrate", table, "--root", pairs).code == 0
 
 
 def test_mini_knows_a_good_match_by_its_name(cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,15 @@ def test_subfolders_are_classes_in_the_order_of_their_names(tmp_path: Path, pict
     assert [one.data for one in found] == [tmp_path / one.id for one in found]  # and a second pass gives the same
 
 
+def test_the_folder_one_is_in_has_a_name(tmp_path: Path, picture, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "cat" / "a.png")
+    monkeypatch.chdir(tmp_path / "cat")
+    assert datasets.open("..").path.name == tmp_path.name
+    monkeypatch.chdir(tmp_path)
+    found = datasets.open(".")
+    assert found.path.name == tmp_path.name and [one.id for one in found] == ["cat/a.png"]
+
+
 def test_a_split_is_a_subfolder_and_must_be_named(tmp_path: Path, picture) -> None:
     picture(tmp_path / "train" / "cat" / "a.png")
     picture(tmp_path / "test" / "cat" / "b.png")

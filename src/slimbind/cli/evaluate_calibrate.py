@@ -35,9 +35,8 @@ def calibrate(
         ),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Keep it in the model's folder.")] = False,
-    columns: Annotated[
-        str, typer.Option("--columns", help="Of a table: the two that belong together, for example image,caption.")
-    ] = "",
+    columns: evaluate_data.Columns = "",
+    root: evaluate_data.Root = None,
     modalities: Annotated[
         str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
     ] = "",
@@ -80,7 +79,8 @@ def calibrate(
         kind=kind,
         modalities=options.modality_list(modalities) or [],
         split=split,
-        columns=[name.strip() for name in columns.split(",")] if columns else None,
+        columns=columns,
+        root=root,
     )
     with slimbind.load(model, threads=threads, device=device) as loaded:
         found = evaluate(

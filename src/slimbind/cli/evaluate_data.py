@@ -15,6 +15,13 @@ Data = Annotated[Path, typer.Argument(metavar="DATA", help="A file or folder (se
 Kind = Annotated[str, typer.Option("--kind", help="What DATA is, where it is not clear: folder, pairs, ...")]
 Split = Annotated[str | None, typer.Option("--split", help="Which part of it, for example test.")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Most items, evenly spread over the data.")]
+Columns = Annotated[
+    str, typer.Option("--columns", help="Of a table: the two that belong together, for example image,caption.")
+]
+Root = Annotated[
+    Path | None,
+    typer.Option("--root", help="Of a table: where its paths begin, and what none may leave (default: its folder)."),
+]
 Codecs = Annotated[
     list[str] | None,
     typer.Option("--codec", "-c", help="Compress what is searched with this as well (see docs/codecs.md). Repeat it."),
@@ -28,13 +35,15 @@ def opened(
     kind: str = "auto",
     modalities: Sequence[str | None] = (),
     split: str | None = None,
-    columns: Sequence[str] | None = None,
+    columns: str = "",
+    root: Path | None = None,
 ) -> Dataset:
-    """The data set that is named on the command line.
+    """The data set that is named on the command line; names of columns are separated by commas.
 
     Raises:
         UsageError, DatasetError: it is not there, or is none.
     """
     from slimbind import datasets
 
-    return datasets.open(*paths, kind=kind, modalities=modalities, split=split, columns=columns)
+    names = [name.strip() for name in columns.split(",")] if columns else None
+    return datasets.open(*paths, kind=kind, modalities=modalities, split=split, columns=names, root=root)

@@ -21,9 +21,8 @@ def retrieval(
         ),
     ] = None,
     model: options.Model = "mini",
-    columns: Annotated[
-        str, typer.Option("--columns", help="Of a table: the two that belong together, for example image,caption.")
-    ] = "",
+    columns: evaluate_data.Columns = "",
+    root: evaluate_data.Root = None,
     modalities: Annotated[
         str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
     ] = "",
@@ -57,7 +56,8 @@ def retrieval(
         kind=kind,
         modalities=options.modality_list(modalities) or [],
         split=split,
-        columns=[name.strip() for name in columns.split(",")] if columns else None,
+        columns=columns,
+        root=root,
     )
     with slimbind.load(model, threads=threads, device=device) as loaded:
         records = evaluate(

@@ -21,8 +21,10 @@ _BESIDE = ("text", "imu")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 
 
-def listed(folder: Path) -> list[Path]:
+def listed(folder: Path, suffix: str = "") -> list[Path]:
     """Regular files in a folder and below, sorted; hidden ones and links to folders are left out.
+
+    ``suffix``, in lower case, leaves out those of other types.
 
     Raises:
         DatasetError: a folder cannot be listed.
@@ -34,7 +36,9 @@ def listed(folder: Path) -> list[Path]:
     found: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in sorted(names) if not name.startswith(".")]
+        found += [
+            Path(place, name) for name in sorted(names) if not name.startswith(".") and name.lower().endswith(suffix)
+        ]
     return [path for path in found if path.is_file()]
 
 
@@ -105,7 +109,7 @@ def inside(root: Path, name: str) -> Path:
     base = os.path.abspath(root)
     whole = os.path.abspath(os.path.join(base, name))
     if os.path.commonpath([base, whole]) != base or whole == base:
-        raise ValueError(f"lies outside {root}")
+        raise ValueError(f"lies outside {root} (another root can be named)")
     return Path(whole)
 
 

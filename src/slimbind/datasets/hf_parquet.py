@@ -131,7 +131,7 @@ def has_media(path: Path) -> bool:
 
 
 def _all_pieces(path: Path) -> list[Path]:
-    return [file for file in listed(path) if file.suffix.lower() == ".parquet"] if path.is_dir() else []
+    return listed(path, ".parquet") if path.is_dir() else []
 
 
 def _pieces(path: Path, split: str | None) -> list[Path]:

@@ -163,7 +163,7 @@ def open(
         if name is not None:
             check_modality(name)
     asked = _Asked(
-        tuple(Path(path).expanduser() for path in paths),
+        tuple(_named(Path(path).expanduser()) for path in paths),
         None if columns is None else tuple(columns),
         told,
         split,
@@ -188,6 +188,11 @@ def open(
         if wanted not in (None, found):
             raise UsageError(f"{wanted} was asked for, but {asked.path} has {found}", hint=f"it is of kind {name}")
     return made
+
+
+def _named(path: Path) -> Path:
+    """The same path, with a name to call it by: ``.`` and ``..`` have none."""
+    return path.resolve() if path.name in ("", "..") else path
 
 
 def _detected(paths: tuple[Path, ...]) -> str:
