@@ -156,7 +156,7 @@ def recall(found: NDArray[np.int64], truth: NDArray[np.int64], k: int) -> float:
     return round(float(np.mean(hits)) / k, 4)
 
 
-def asked(data: Data, ask: Ask, *, batch: bool = True) -> dict[str, float]:
+def asked(data: Data, ask: Ask, queries: int = QUERIES) -> dict[str, float]:
     """Recall and times of one index."""
     few = data.queries[:25]
     ask(few[:1], 10)  # warm-up
@@ -165,7 +165,7 @@ def asked(data: Data, ask: Ask, *, batch: bool = True) -> dict[str, float]:
         start = time.process_time()
         ask(query[None], 10)
         times.append(time.process_time() - start)
-    some = data.queries if batch else data.queries[:100]
+    some = data.queries[:queries]
     start = time.process_time()
     ten = ask(some, 10)
     seconds = time.process_time() - start
@@ -222,7 +222,7 @@ def theirs(data: Data, peer: Peer) -> dict[str, Any]:
     ask = peer.build(data.documents)
     built = time.process_time() - start
     size = peer.bytes_per_vector(data.documents.shape[1])
-    return {"bytes_per_vector": round(size, 2), "build_s": round(built, 1), **asked(data, ask, batch=peer.batch)}
+    return {"bytes_per_vector": round(size, 2), "build_s": round(built, 1), **asked(data, ask, peer.queries)}
 
 
 def grown(data: Data, one: Setting | Peer) -> float:
