@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -30,6 +30,7 @@ def curve(first: str = "vision", second: str = "text", **changed: object) -> Cur
     return Curve.model_validate(told | changed)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(-1, 1), min_size=2, max_size=50),
     st.floats(1e-3, 1e4),
@@ -44,6 +45,7 @@ def test_nothing_changes_its_place_within_a_pair_of_modalities(
     assert (np.diff(found[order]) >= 0).all()
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 0.999), st.floats(1, 100), st.floats(-30, 30))
 def test_the_cosine_of_a_probability_has_it(probability: float, slope: float, intercept: float) -> None:
     one = curve(slope=slope, intercept=intercept)

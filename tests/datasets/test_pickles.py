@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimbind.datasets.plain_pickle import Bytes, loads
@@ -24,12 +24,14 @@ _PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_PLAIN, st.sampled_from([3, 4, 5]))
 def test_plain_data_come_back_as_they_were(value: object, protocol: int) -> None:
     found = loads(pickle.dumps(value, protocol))
     assert found == value and type(found) is type(value)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(st.none() | st.integers(-9, 9) | st.text(), lambda inner: st.lists(inner) | st.tuples(inner, inner))
 )
@@ -130,6 +132,7 @@ def test_an_array_has_the_bytes_it_claims(shape: tuple[object, ...]) -> None:
         loads(pickle.dumps(Lying(), 3))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 150))
 def test_a_damaged_pickle_is_a_value_error(noise: bytes, place: int) -> None:
     whole = pickle.dumps({"data": np.zeros((2, 8), np.uint8), "labels": [0, 1], "names": ["a", "b"] * 4}, 4)
