@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -252,6 +255,27 @@ def test_unloading_beside_callers_loses_nothing(toy_artifact):
                 model.unload("text")
             for call in calls:
                 np.testing.assert_array_equal(call.result(timeout=60), alone)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_opens_the_towers_anew(toy_artifact):
+    """It has none of its parent's threads, and would wait for them for ever."""
+    code = (
+        "import os, signal, sys, warnings, slimbind\n"
+        "warnings.simplefilter('ignore')\n"
+        "words = ['red', 'green', 'red green'] * 20\n"
+        "model = slimbind.load(sys.argv[1], threads=2)\n"
+        "own = model.embed(words, 'text')\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(60)\n"
+        "    os._exit(0 if (model.embed(words, 'text') == own).all() else 1)\n"
+        "code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "assert (model.embed(words, 'text') == own).all()\n"
+        "model.close()\n"
+        "sys.exit(code)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")

@@ -31,7 +31,9 @@ BatchSize = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(envvar="SLIMBIND_THREADS", min=1, help="Threads of the engine (default: the CPUs we may use)."),
+    typer.Option(
+        envvar="SLIMBIND_THREADS", min=1, help="Cores for decoding and engine together (default: all we may)."
+    ),
 ]
 MemoryBudget = Annotated[
     str | None,

@@ -8,12 +8,14 @@ because somebody else's wait for the same core.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Lock
 from typing import ParamSpec, TypeVar
+from weakref import WeakSet
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -87,6 +89,10 @@ class Crew:
     """
 
     def __init__(self, cores: int) -> None:
+        self._begin(cores)
+        _crews.add(self)
+
+    def _begin(self, cores: int) -> None:
         self.cores = Cores(cores)
         self._lock = Lock()
         # Two kinds of threads, so that a forward pass does not queue behind everything that is still to be decoded.
@@ -117,3 +123,21 @@ class Crew:
             if kind not in self._pools:
                 self._pools[kind] = ThreadPoolExecutor(self.size, thread_name_prefix=f"slimbind-{kind}")
             return self._pools[kind].submit(task, *args, **kwargs)
+
+    def after_fork(self) -> None:
+        """In a forked process, which has none of its parent's threads, begin anew."""
+        _of_parent.append(self._pools)
+        self._begin(self.size)
+
+
+_crews: WeakSet[Crew] = WeakSet()
+_of_parent: list[object] = []  # threads that a forked process does not have, and must not wait for
+
+
+def _after_fork() -> None:
+    for crew in list(_crews):
+        crew.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -61,7 +61,9 @@ def choose(engine: str, weights: int, cores: int, *, asked: int | None = None, o
     if engine == "torch":
         if asked is not None and asked > 1:
             raise UsageError(f"streams is {asked}", hint="PyTorch runs one forward pass at a time: leave it out")
-        return Layout(1, cores, "the graphics card does the work" if on_card else "PyTorch shares its threads")
+        if on_card:  # the cores are left to decode
+            return Layout(1, 1, "the graphics card does the work")
+        return Layout(1, cores, "PyTorch shares its threads")
     if asked is not None:
         return Layout(asked, cores // asked, "asked for")
     if cores == 1:

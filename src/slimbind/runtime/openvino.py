@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
-from queue import Empty, LifoQueue
 from threading import Lock
 from typing import Any
 
@@ -27,16 +28,21 @@ _OTHER_PRECISION = "bf16"
 _SETTLE_AFTER = 0.05
 
 
+class _Stream:
+    """One inference request, made when it is first needed, and who may use it."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.request: Any = None
+
+
 class OpenVinoSession:
     """A compiled tower, and an inference request for each of its streams: another would only wait and hold memory."""
 
     def __init__(self, compiled: Any, files: tuple[Path, ...], streams: int = 1) -> None:  # noqa: ANN401  (no types)
         self._compiled = compiled
-        # Requests that nobody uses, the last one used first; None is one that nobody needed yet.
-        self._idle: LifoQueue[Any] = LifoQueue()
-        for _ in range(streams):
-            self._idle.put(None)
-        self._streams = streams
+        self._streams = [_Stream() for _ in range(streams)]
+        self._turns = count()
         self._files = files
         self._lock = Lock()
         self._shapes: set[tuple[int, ...]] = set()
@@ -46,16 +52,16 @@ class OpenVinoSession:
     def run(self, inputs: dict[str, NDArray[np.generic]]) -> NDArray[np.float32]:
         """See ``Session.run``."""
         batch = inputs[INPUT]
-        request = self._idle.get()
-        try:
-            if request is None:
-                request = self._compiled.create_infer_request()
+        stream = self._idle()
+        with stream.lock:
+            if stream.request is None:
+                stream.request = self._compiled.create_infer_request()
             started = time.perf_counter()
             is_new = batch.shape not in self._shapes
             try:
                 # Weights are read from the file, and repacked, when a shape is new.
                 with dropping_pages(self._files) if is_new else nullcontext():
-                    vectors = _infer(request, batch, alone=self._streams == 1)
+                    vectors = _infer(stream.request, batch, alone=len(self._streams) == 1)
             except (RuntimeError, TypeError, ValueError) as error:
                 raise EngineError(
                     f"OpenVINO failed on an input of shape {list(batch.shape)}: {_first_line(error)}"
@@ -66,36 +72,40 @@ class OpenVinoSession:
                     self._shapes.add(batch.shape)
                     self._busy += _SETTLE_AFTER
             return vectors
-        finally:
-            self._idle.put(request)
 
     def settle(self) -> None:
         """Free activations, and let go of the file's pages, where the work since the last time is worth it.
 
         Not while a batch is running, which OpenVINO refuses: then whoever comes last does it.
         """
-        with self._lock:
-            if self._busy < _SETTLE_AFTER:
-                return
-        held = []
-        try:
-            for _ in range(self._streams):
-                held.append(self._idle.get_nowait())
-            with self._lock:
-                self._busy = 0.0
-            self._compiled.release_memory()
-        except Empty:
+        if self._busy < _SETTLE_AFTER or any(stream.lock.locked() for stream in self._streams):
             return
-        finally:
-            for request in held:
-                self._idle.put(request)
+        with self._all():
+            self._busy = 0.0
+            self._compiled.release_memory()
         drop_file_pages(self._files)
         trim_heap()
 
     def close(self) -> None:
         """See ``Session.close``; waits for batches that are running."""
-        requests = [self._idle.get() for _ in range(self._streams)]
-        del requests, self._compiled
+        with self._all():
+            for stream in self._streams:
+                stream.request = None
+            del self._compiled
+
+    def _idle(self) -> _Stream:
+        """A stream that nobody uses; one after the other where all are in use, or several look at the same moment."""
+        first = next(self._turns) % len(self._streams)
+        ordered = self._streams[first:] + self._streams[:first]
+        return next((stream for stream in ordered if not stream.lock.locked()), ordered[0])
+
+    @contextmanager
+    def _all(self) -> Iterator[None]:
+        """Hold all streams, as soon as each is free."""
+        with ExitStack() as held:
+            for stream in self._streams:
+                held.enter_context(stream.lock)
+            yield
 
 
 class OpenVino:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import weakref
@@ -75,6 +76,7 @@ class TowerPool:
         self._closed = False
         self._opened = 0
         self._reaper: threading.Thread | None = None
+        _pools.add(self)
 
     @property
     def loaded(self) -> dict[str, LoadedTower]:
@@ -133,6 +135,13 @@ class TowerPool:
             self._closed = True
             self._changed.notify_all()
         self.unload()
+
+    def after_fork(self) -> None:
+        """In a forked process, which has none of the engines' threads: its towers are the parent's; open them anew."""
+        _of_parent.append(self._slots)
+        self._slots = {}
+        self._changed = threading.Condition()
+        self._reaper = None
 
     def _take(self, modality: str) -> _Slot:
         """A slot with one user more; its session is None when it is up to the caller to open it."""
@@ -257,3 +266,16 @@ def _reap(pool: weakref.ref[TowerPool], changed: threading.Condition) -> None:
             return
         with changed:
             changed.wait(min(wait, threading.TIMEOUT_MAX))
+
+
+_pools: weakref.WeakSet[TowerPool] = weakref.WeakSet()
+_of_parent: list[object] = []  # towers that a forked process cannot use; closing them would wait for threads it lacks
+
+
+def _after_fork() -> None:
+    for pool in list(_pools):
+        pool.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
