@@ -120,6 +120,15 @@ def _tar(path: Path, file: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_of_an_error_lies_around_it_where_there_is_little_to_measure_with(seed: int) -> None:
+    # Drawing again adds noise, and an error that is a sum of absolute values counts it: its draws are too large.
+    random = np.random.default_rng(seed)
+    held_out = Cosines(random.normal(0.3, 0.1, 30), random.normal(0.05, 0.1, (30, 32)), np.arange(30))
+    found = measure(held_out, _curve(25.0, -4.375), seed=seed)["ECE after"]
+    assert found.low < found.value < found.high and found.high - found.low > 0.02
+
+
 def _write_pairs(folder: Path, count: int = 60) -> Path:
     """Mixtures of red, green and blue, each with the words for it."""
     from PIL import Image

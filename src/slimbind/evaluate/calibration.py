@@ -11,7 +11,7 @@ Pairs that match and pairs that do not weigh the same, however many of each ther
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -245,7 +245,9 @@ def measure(held_out: Cosines, curve: Curve, *, seed: int = 0) -> dict[str, Esti
         statistics[f"recall of matching pairs at {cut:g}"] = metrics.mean_of(yes >= cut)
         reach = np.where(unknown, np.nan, no >= cut)
         statistics[f"share of other pairs at {cut:g}"] = _mean_over_known(reach)
-    return metrics.bootstrap(statistics, len(yes), groups=held_out.groups, seed=seed)
+    errors = [f"{_SHORT['ece']} {when}" for when in said]
+    found = metrics.bootstrap(statistics, len(yes), groups=held_out.groups, centred=errors, seed=seed)
+    return found | {name: replace(found[name], low=max(0.0, found[name].low or 0.0)) for name in errors}
 
 
 def brier_score(yes: Floats, no: Floats) -> metrics.Statistic:

@@ -13,7 +13,7 @@ not come out on top, and compressed vectors, which are often equal, are not flat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +144,7 @@ def bootstrap(
     n: int,
     *,
     groups: Integers | None = None,
+    centred: Collection[str] = (),
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
@@ -157,6 +158,8 @@ def bootstrap(
         n: how many items.
         groups: which group each item belongs to ``[n]``; whole groups are drawn. Captions of one picture say less than
             as many captions of different ones.
+        centred: statistics that grow with the noise of drawing, as sums of absolute values do: of these, the mean of
+            the draws is brought to the value, so that the interval lies around it.
         seed: of the draws.
         resamples: how many.
 
@@ -185,8 +188,11 @@ def bootstrap(
     whole = np.ones((1, n))
     estimates = {}
     for name, statistic in statistics.items():
-        low, high = np.percentile(np.concatenate(found[name]), (2.5, 97.5))
-        estimates[name] = Estimate(float(statistic(whole)[0]), float(low), float(high), n)
+        value, draws = float(statistic(whole)[0]), np.concatenate(found[name])
+        if name in centred:
+            draws = draws + (value - draws.mean())
+        low, high = np.percentile(draws, (2.5, 97.5))
+        estimates[name] = Estimate(value, float(low), float(high), n)
     return estimates
 
 
