@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,11 +52,11 @@ def activations(
 
     check_html(html)
     try:
-        from slimbind.quantize.distributions import activations as evaluate
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
+        import_module("torch")  # by name: nothing here needs it but what is imported next
+    except ImportError as error:
         raise MissingExtraError("PyTorch", extra="build") from error
+    from slimbind.quantize.distributions import activations as evaluate
+
     with _Stages(progress) as stages:
         records = evaluate(
             source,

@@ -12,7 +12,7 @@ import typer
 from slimbind.cli import console, options
 from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
 
-_MOST = 2000
+_MOST = 500
 
 
 def similarity(
@@ -66,11 +66,11 @@ def similarity(
     with ExitStack() as stack:
         loaded = stack.enter_context(slimbind.load(model, threads=threads, device=device))
         other = None if reference is None else stack.enter_context(slimbind.load(reference, threads=threads))
-        first, second = shipped(items)
         if rows is None:
             console.say("no ROWS: taking the photographs that come with slimbind")
+            first, second = shipped(items)
         else:
-            first = of_path(rows, loaded.modalities, modality=across[0], most=items)
+            first = second = of_path(rows, loaded.modalities, modality=across[0], most=items)
         if text:
             second = Side("text", text, text)
         elif columns is not None:

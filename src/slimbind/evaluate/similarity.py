@@ -28,6 +28,7 @@ from slimbind.runtime.model import Model
 
 ITEMS = 24  # rows or columns; more can be computed, and hardly read
 _LONGEST = 60  # characters of a name
+_PICTURED = 60  # rows; more have no room for pictures
 
 Table = NDArray[np.float64]
 
@@ -71,7 +72,7 @@ def similarity(
         reference_name: the reference's.
         title: of the record.
         seed: of the intervals.
-        pictures: keep a thumbnail of each row in the record.
+        pictures: keep a thumbnail of each row in the record, where there are at most 60.
         progress: shows it.
 
     Returns:
@@ -107,7 +108,7 @@ def similarity(
         "scores": own.tolist(),
         "reference": None if other is None else other.tolist(),
     }
-    if pictures:
+    if pictures and len(sides[0].places) <= _PICTURED:
         chosen = [rows.items[place] for place in sides[0].places]
         details["thumbnails"] = list[JsonValue](thumbnails(model.artifact, rows.modality, chosen))
     settings: dict[str, JsonValue] = {"rows": rows.modality, "columns": columns.modality}

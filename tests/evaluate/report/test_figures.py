@@ -74,6 +74,8 @@ def test_a_candidate_stands_beside_its_reference_and_their_difference_in_the_sam
     assert difference["a, d: 0.1"] == colours.code(colours.AROUND[-1])
     assert difference["b, c: -0.1"] == colours.code(colours.AROUND[0])
     assert difference["a, c: 0"] == colours.code(colours.AROUND[2])
+    rows = [[said(cell) for cell in row] for row in page(found).findall(".//section[2]//tbody/tr")]
+    assert rows[2:] == [["a", "int8", "c", "0.5", "c", "0.5"], ["b", "int8", "d", "0.4", "d", "0.4"]]
     alone = page(found[1:])
     assert len(figures(alone)) == 3 and said(figures(alone)[0].find("figcaption")).startswith("reference: ")
 
@@ -107,6 +109,18 @@ def test_speed_is_drawn_over_what_was_varied_with_a_line_for_each_model(page, sa
     assert all(faster < slower for slower, faster in zip(*heights, strict=True))
 
 
+def test_what_a_score_means_is_drawn_from_its_curve(page, said):
+    curve = {"slope": 20.0, "intercept": -4.0}
+    root = page([Record("calibrate", "scores", "mini", details={"curve": curve})])
+    (drawing,) = (one.find("svg") for one in figures(root))
+    points = [tuple(map(float, one.split(","))) for one in drawing.find(".//polyline").get("points").split()]
+    heights = [y for _, y in points]
+    assert heights == sorted(heights, reverse=True), "the page's heights are counted from the top"
+    top, bottom = heights[-1], heights[0]
+    assert heights[4] == pytest.approx((top + bottom) / 2, abs=1), "as likely as not at a cosine of 0.2"
+    assert "slope 20" in said(root)
+
+
 @pytest.mark.parametrize(
     ("task", "details"),
     [
@@ -119,7 +133,9 @@ def test_speed_is_drawn_over_what_was_varied_with_a_line_for_each_model(page, sa
         ("activations", {"layers": "none"}),
         ("activations", {"layers": [{"channels": [1, 2], "input": {"edges": [1], "counts": [1]}, "outliers": 3}]}),
         ("speed", {"rows": [{"threads": "two"}, {"threads": None}]}),
+        ("speed", {"rows": [{"threads": 10**400, "items_per_second": 1}, {"threads": 1, "items_per_second": 2}]}),
         ("memory", {"rows": [1, 2]}),
+        ("calibrate", {"curve": {"slope": "steep"}}),
     ],
 )
 def test_details_of_another_shape_are_told_in_tables(page, said, task, details):

@@ -12,6 +12,7 @@ from slimbind.evaluate.report import reading
 from slimbind.evaluate.report.grouping import Group
 from slimbind.evaluate.report.heatmap import heatmap
 from slimbind.evaluate.report.plots import figure
+from slimbind.evaluate.report.tables import rows_table
 
 Table = NDArray[np.float64]
 
@@ -25,6 +26,7 @@ def similarity(group: Group) -> list[Element]:
         return []
     ends = min(float(table.min()) for table in present), max(float(table.max()) for table in present)
     found: list[Element] = []
+    nearest: list[dict[str, object]] = []
     drawn: list[Table] = [own for _, record in records if (own := scores(record)) is not None]
     for label, record in records:
         own, other = scores(record), scores(record, "reference")
@@ -36,7 +38,8 @@ def similarity(group: Group) -> list[Element]:
         found.append(_one(record, own, label, ends))
         if other is not None:
             found.append(_difference(record, own - other, label))
-    return found
+        nearest += _nearest(record, label, own, other)
+    return [*found, rows_table(nearest, caption="the column that each row is most like")]
 
 
 def scores(record: Record, key: str = "scores") -> Table | None:
@@ -45,6 +48,20 @@ def scores(record: Record, key: str = "scores") -> Table | None:
     if rows is None or columns is None:
         return None
     return reading.matrix(record.details.get(key), len(rows), len(columns))
+
+
+def _nearest(record: Record, label: str, own: Table, other: Table | None) -> list[dict[str, object]]:
+    """What the heat map shows first of all, for those who do not see it."""
+    rows, columns = reading.names(record.details.get("rows")) or [], reading.names(record.details.get("columns")) or []
+    found: list[dict[str, object]] = []
+    for place, name in enumerate(rows):
+        best = int(own[place].argmax())
+        told: dict[str, object] = {"row": name, "model": label, "column": columns[best], "similarity": own[place, best]}
+        if other is not None:
+            first = int(other[place].argmax())
+            told |= {"column of the reference": columns[first], "its similarity": other[place, first]}
+        found.append(told)
+    return found
 
 
 def _one(record: Record, table: Table, label: str, ends: tuple[float, float]) -> Element:

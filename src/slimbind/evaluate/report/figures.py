@@ -10,6 +10,7 @@ from slimbind.evaluate.report import tables
 from slimbind.evaluate.report.draw_accuracy import confusion
 from slimbind.evaluate.report.draw_layers import layers
 from slimbind.evaluate.report.draw_pace import memory, speed
+from slimbind.evaluate.report.draw_scores import calibration
 from slimbind.evaluate.report.draw_similarity import similarity
 from slimbind.evaluate.report.grouping import Group
 from slimbind.evaluate.report.plots import side_by_side
@@ -21,6 +22,7 @@ _DRAWN: Mapping[str, tuple[Callable[[Group], list[Element]], frozenset[str]]] = 
     "linear-probe": (confusion, frozenset({"classes", "confusion"})),
     "similarity": (similarity, frozenset({"rows", "columns", "scores", "reference", "thumbnails"})),
     "activations": (layers, frozenset({"layers"})),
+    "calibrate": (calibration, frozenset()),
     "speed": (speed, frozenset()),
     "memory": (memory, frozenset()),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from slimbind.sizes import binary
 
 _NONE = "-"
+_LARGEST = 10**300  # a float holds no more, and JSON may
 
 
 def shown(name: str, value: object) -> str:
@@ -22,6 +23,8 @@ def shown(name: str, value: object) -> str:
         return "yes" if value else "no"
     if not isinstance(value, int | float):
         return str(value)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        return "beyond all numbers"
     if isinstance(value, float) and not math.isfinite(value):
         return "not a number" if math.isnan(value) else ("infinite" if value > 0 else "-infinite")
     for pattern, kind in _KINDS:
