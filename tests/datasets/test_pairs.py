@@ -117,6 +117,17 @@ def test_a_parquet_file_that_was_cut_is_refused(tmp_path: Path) -> None:
         list(datasets.open(path, kind="pairs"))
 
 
+def test_a_few_odd_cells_do_not_make_pictures_texts(tmp_path: Path) -> None:
+    found = datasets.open(_write(tmp_path / "p.csv", [*ROWS, ("N/A", "?"), ("/etc/passwd", "?")]))
+    assert found.modalities == ("vision", "text")
+    assert [one.data.name for one in found] == ["a.jpg", "b.jpg", "a.jpg", "A"]
+    assert len(found.skipped) == 1 and "lies outside" in found.skipped[0][1]
+    with pytest.raises(UsageError, match="column image of .* has no files of a known type, such as '/etc/passwd'"):
+        datasets.open(_write(tmp_path / "q.csv", [("/etc/passwd", "?"), ("x", "a.jpg")]))
+    named = datasets.open(_write(tmp_path / "q.csv", [("scan0001", "a room")]), modalities=("depth", "text"))
+    assert next(iter(named)).data == tmp_path / "scan0001"
+
+
 def test_a_depth_map_is_one_where_it_is_said(tmp_path: Path) -> None:
     path = _write(tmp_path / "p.csv", [("a.png", "a room")])
     assert datasets.open(path).modalities == ("vision", "text")

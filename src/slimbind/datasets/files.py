@@ -87,10 +87,10 @@ def of_modality(files: Iterable[Path], modality: str | None, where: Path) -> tup
 
 
 def modality_of_names(names: Iterable[str]) -> str | None:
-    """The modality of which all of these are file names; None where they are not names of media files."""
-    kinds = {modality_of(name) for name in names}
-    only = kinds.pop() if len(kinds) == 1 else None
-    return None if only in _BESIDE else only
+    """The modality of most of these, by their file types; None where most are not names of media files."""
+    every = list(names)
+    best, count = next(iter(Counter(map(modality_of, every)).most_common(1)), (None, 0))
+    return best if best not in _BESIDE and 2 * count > len(every) else None
 
 
 def inside(root: Path, name: str) -> Path:

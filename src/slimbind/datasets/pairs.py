@@ -52,8 +52,8 @@ class Pairs(Dataset):
         if not first:
             raise DatasetError(f"{path} has no rows", hint="a header and at least one row are needed")
         kinds = [
-            check_modality(asked) if asked else modality_of_names(cell for cell in cells if cell) or "text"
-            for asked, cells in zip(modalities, zip(*first, strict=True), strict=True)
+            check_modality(asked) if asked else _modality(path, name, cells)
+            for asked, name, cells in zip(modalities, self._columns, zip(*first, strict=True), strict=True)
         ]
         super().__init__("pairs", path, modalities=(kinds[0], kinds[1]), count=self._table.count)
 
@@ -111,6 +111,17 @@ class _Parquet:
             for batch in file.iter_batches(_ROWS, columns=list(columns)):
                 for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
                     yield tuple(cell if isinstance(cell, str) else None for cell in row)
+
+
+def _modality(path: Path, column: str, cells: Sequence[str | None]) -> str:
+    """What a column holds: files, by the types of most of them, or texts."""
+    found = modality_of_names(cell.strip() for cell in cells if cell)
+    if found is None and column.strip().lower() in _MEDIA:
+        raise UsageError(
+            f"column {column} of {path} has no files of a known type, such as {next(filter(None, cells), '')[:60]!r}",
+            hint="say what both columns hold, for example --modalities vision,text",
+        )
+    return found or "text"
 
 
 def _table(path: Path) -> _Csv | _Parquet:
