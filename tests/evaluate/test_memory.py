@@ -70,7 +70,13 @@ def test_held_weights_are_counted(toy_artifact):
 def test_items_of_ones_own_are_used_and_missing_ones_told(toy_artifact, tmp_path):
     write_picture(tmp_path / "red.png", (200, 0, 0))
     used = memory.in_fresh_process(toy_artifact, ["vision"], threads=1, data=tmp_path)
-    assert used.modalities == ("vision",) and used.seconds["vision"] > 0
+    assert used.modalities == ("vision",) and used.seconds["vision"] > 0 and used.failed == ()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    used = memory.in_fresh_process(toy_artifact, ["vision"], threads=1, data=tmp_path)
+    assert [name.rsplit("/", 1)[-1] for name, _ in used.failed] == ["a.png"]
+    (tmp_path / "red.png").unlink()
+    with pytest.raises(UsageError, match="none of 1 vision items"):
+        memory.in_fresh_process(toy_artifact, ["vision"], threads=1, data=tmp_path)
     with pytest.raises(UsageError, match="holds no audio"):
         memory.record(toy_artifact, "audio", data=tmp_path)
 

@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -26,6 +27,7 @@ from slimbind.errors import SlimbindError, UsageError
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.hub import resolve
 from slimbind.media import preprocessor, samples
+from slimbind.media.source import describe
 from slimbind.modalities import check_modality
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import engine
@@ -55,6 +57,7 @@ class Usage:
         closed: what is left after all were closed: the engine's own code and kernels, mostly.
         before: what the process held before.
         seconds: to open each tower and embed the first item.
+        failed: items that cannot be read and were left out, and why.
     """
 
     modalities: tuple[str, ...]
@@ -66,6 +69,7 @@ class Usage:
     closed: int
     before: int
     seconds: dict[str, float]
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 def measure(model: Model, modalities: Sequence[str], items: Items, batches: Sequence[int] = BATCHES) -> Usage:
@@ -148,6 +152,7 @@ def in_fresh_process(
         raise SlimbindError(f"the process that was to be measured ended: {last[0]}", hint="is there memory enough?")
     if "error" in told:
         raise UsageError(told["error"], hint=told["hint"])
+    told["failed"] = tuple((name, reason) for name, reason in told["failed"])
     return Usage(**told | {"modalities": tuple(told["modalities"])})
 
 
@@ -232,6 +237,7 @@ def record(
         },
         measures={name: Estimate(value, n=repeats) for name, value in measures.items()},
         details={"rows": rows},
+        failed=runs[0].failed,
         environment=told,
     )
 
@@ -288,18 +294,25 @@ def _is_object(found: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(found, dict)
 
 
-def _items(data: Path | None) -> Items:
-    """Gives items that can be read, going round them."""
-    known: dict[str, list[Any]] = {}
-
-    def take(modality: str, count: int) -> Sequence[Any]:
-        if modality not in known:
-            found = samples.shipped(modality) if data is None else samples.from_path(data, modality, alone=True)
-            known[modality] = list(found.items[: max(BATCHES)])
-        own = known[modality]
-        return [own[place % len(own)] for place in range(count)]
-
-    return take
+def _readable(artifact: Artifact, modality: str, data: Path | None) -> tuple[list[Any], list[tuple[str, str]]]:
+    """Some items that can be prepared, and why others cannot."""
+    found = samples.shipped(modality) if data is None else samples.from_path(data, modality, alone=True)
+    prepare = preprocessor(artifact.tower(modality).preprocess, folder=artifact.folder / modality)
+    good: list[Any] = []
+    failed: list[tuple[str, str]] = []
+    for item in found.items:
+        try:
+            prepare(item)
+        except SlimbindError as error:
+            failed.append((describe(item), error.message))
+        else:
+            good.append(item)
+        if len(good) == max(BATCHES):
+            break
+    if not good:
+        first = f"; first: {failed[0][1]}" if failed else ""
+        raise UsageError(f"none of {len(failed)} {modality} items can be read{first}")
+    return good, failed
 
 
 def _main() -> int:
@@ -307,8 +320,16 @@ def _main() -> int:
     data = None if asked["data"] is None else Path(asked["data"])
     try:
         artifact = Artifact.open(resolve(asked["source"], modalities=asked["modalities"]))
+        known = {modality: _readable(artifact, modality, data) for modality in asked["modalities"]}
+
+        def items(modality: str, number: int) -> list[Any]:
+            return list(islice(cycle(known[modality][0]), number))
+
         with Model(artifact, threads=asked["threads"], streams=asked["streams"], verify=False) as model:
-            told: dict[str, Any] = asdict(measure(model, asked["modalities"], _items(data)))
+            used = measure(model, asked["modalities"], items)
+        told: dict[str, Any] = asdict(
+            replace(used, failed=tuple(one for _, failed in known.values() for one in failed))
+        )
     except SlimbindError as error:
         told = {"error": error.message, "hint": error.hint}
     print(json.dumps(told))  # noqa: T201
