@@ -132,5 +132,7 @@ def test_what_is_of_no_use_is_refused(split_folder, toy_artifact):
         distributions.activations(split_folder, loud=1.0)
     with pytest.raises(ArtifactError):
         distributions.activations(toy_artifact / "nothing")
+    with pytest.raises(ArtifactError, match="already made for openvino"):
+        distributions.activations(toy_artifact, modalities=["text"])
     with pytest.raises(UsageError, match="thermal"):
         distributions.activations(toy_artifact, modalities=["thermal"])

@@ -20,7 +20,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from slimbind.artifact import Artifact
-from slimbind.errors import UsageError
+from slimbind.errors import ArtifactError, UsageError
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.export.job import load_tower, open_split
 from slimbind.modalities import MODALITIES, check_modality
@@ -124,7 +124,12 @@ def activations(
     asked = artifact.modalities if modalities is None else tuple(check_modality(one) for one in modalities)
     chosen = [one for one in MODALITIES if one in asked]
     for modality in chosen:
-        artifact.tower(modality)
+        entry = artifact.tower(modality)
+        if entry.engine != "torch" or entry.quantization is not None:
+            raise ArtifactError(
+                f"the {modality} tower of {artifact.folder} was already made for {entry.engine} ({entry.scheme})",
+                hint="look into the folder that `slimbind split` wrote",
+            )
     found = gather(artifact, chosen, [os.fspath(path) for path in data], samples=samples)
     records = []
     for modality, given in found.items():

@@ -23,7 +23,7 @@ def calibration(group: Group) -> list[Element]:
         slope, intercept = reading.number(curve.get("slope")), reading.number(curve.get("intercept"))
         if slope is None or intercept is None:
             continue
-        places = [round(_FROM + (_TO - _FROM) * step / _STEPS, 6) for step in range(_STEPS + 1)]
+        places = [round(_FROM + (_TO - _FROM) * step / _STEPS, 6) + 0.0 for step in range(_STEPS + 1)]
         series[column.label] = [(x, _sigmoid(slope * x + intercept)) for x in places]
     if not series:
         return []
