@@ -252,20 +252,23 @@ class Encoder:
         self, session: Session, todo: Iterator[Batch], errors: dict[int, SlimbindError]
     ) -> Iterator[list[tuple[int, NDArray[np.float32]]]]:
         """Run batches, as many at a time as there are streams; their rows, batch by batch in order."""
-        first = list(islice(todo, 2))
-        todo = chain(first, todo)
-        if self.layout.streams == 1 or len(first) == 1:
-            for batch in todo:
+        first = list(islice(todo, 2 if self.layout.streams > 1 else 0))
+        if len(first) < 2:  # this thread can do it
+            for batch in chain(first, todo):
                 yield self._run(session, batch, errors)
             return
         running: deque[Future[list[tuple[int, NDArray[np.float32]]]]] = deque()
         try:
-            for batch in todo:
+            for batch in chain(first, todo):
                 running.append(self._crew.forward(self._run, session, batch, errors))
                 if len(running) > self.layout.streams:  # one more, so that none waits for this thread
-                    yield running.popleft().result()
+                    done = running[0].result()  # it counts as running until it is known to be done
+                    running.popleft()
+                    yield done
             while running:
-                yield running.popleft().result()
+                done = running[0].result()
+                running.popleft()
+                yield done
         finally:  # the tower is not let go before all are done with it
             for future in running:
                 future.cancel()
