@@ -125,17 +125,3 @@ def _picture(shares: NDArray[np.float64], ramp: Sequence[colours.Colour], label:
         height=shares.shape[0] * scale,
         class_="cells",
     )
-
-
-def scale(low: float, high: float, *, label: str, differs: bool = False) -> Element:
-    """Which colour means which number."""
-    ramp = colours.AROUND if differs else colours.RISING
-    drawing = canvas(200, 30, f"{label}: colours from {low:.3g} to {high:.3g}")
-    for step in range(40):
-        add(drawing, tag("rect", x=5 * step, y=0, width=5.5, height=12, fill=colours.code(colours.at(ramp, step / 39))))
-    add(
-        drawing,
-        text(0, 26, f"{low:.3g}", class_="quiet"),
-        text(200, 26, f"{high:.3g}", text_anchor="end", class_="quiet"),
-    )
-    return drawing
