@@ -16,7 +16,7 @@ from torch import Tensor
 
 LEVELS = 256  # of an activation of 8 bits
 LARGEST = {8: 127, 4: 7}  # greatest code of a weight
-# The least. With 15 levels or 16 it makes a fifth of the squared error, with 255 or 256 none, and -128 has its pitfalls.
+# The least. The 16th level of 4 bits takes a fifth off the squared error; the 256th of 8 takes nothing worth having.
 SMALLEST = {8: -127, 4: -8}
 
 Float = Literal["f32", "f16", "bf16"]
@@ -28,7 +28,8 @@ class WeightCodes:
 
     Args:
         codes: int8, of the weight's own shape ``[out, in, ...]`` (4-bit codes too lie in int8, within -8..7).
-        scale: float32 ``[out, groups]``; negative where the loudest weight of a 4-bit group is positive. One group spans ``in / groups`` inputs; convolutions and embeddings have one.
+        scale: float32 ``[out, groups]``; negative where the loudest weight of a 4-bit group is positive. One group
+            spans ``in / groups`` inputs; convolutions and embeddings have one.
         bits: 8 or 4.
     """
 
