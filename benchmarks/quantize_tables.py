@@ -43,6 +43,19 @@ def quantize() -> str:
     return table(head, rows) + _depth(result) + note(result)
 
 
+def quantize_short() -> str:
+    """Each tower with 8-bit weights in one row."""
+    result = read("quantize")
+    rows = []
+    for modality in _modalities(result):
+        each = [result["rows"].get(f"{modality}/{weights}", {}) for weights in ("plain", "balanced")]
+        told = [row.get("schemes", {}).get("int8-dynamic", {}) for row in each]
+        before, after = each[0]["split"]["file_mib"], told[0]["file_mib"]
+        rows.append((modality, f"{before:.0f} -> {after:.0f}", _times(told[0]), *map(_cosines, told)))
+    head = ("tower, `int8-dynamic`", "MiB", "speed", _WEIGHTS["plain"], _WEIGHTS["balanced"])
+    return table(head, rows) + _depth(result) + note(result)
+
+
 def quantize_text() -> str:
     """A batch of sentences of different lengths."""
     result = read("quantize")

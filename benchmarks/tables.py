@@ -224,6 +224,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "qat": qat,
     "quantize": quantize_tables.quantize,
     "quantize_memory": quantize_tables.quantize_memory,
+    "quantize_short": quantize_tables.quantize_short,
     "quantize_text": quantize_tables.quantize_text,
     "scores_methods": partial(scores, "methods"),
     "scores_shipped": partial(scores, "shipped"),
