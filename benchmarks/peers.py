@@ -211,6 +211,7 @@ def measure(args: argparse.Namespace, weights: str) -> dict[str, Any]:
     return {
         "reference": {"cpu_seconds": statistics.median(times["reference"]), "mib": size / MIB},
         "tools": found,
+        "depth": len(tower.blocks),  # a tower that has fewer is whole
     }
 
 
@@ -230,7 +231,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", choices=MODALITIES, default="vision")
     parser.add_argument("--weights", default="plain,balanced,outlier")
-    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--depth", type=int, default=8, help="blocks at most")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tools", help=f"joined by +: some of {'; '.join(TOOLS)}")
     parser.add_argument("--work", type=Path, default=Path("/tmp/slimbind-peers"), help="for towers; emptied")
@@ -242,7 +243,7 @@ def main() -> None:
     if args.output.exists():
         record = json.loads(args.output.read_text())
     for weights in args.weights.split(","):
-        row = measure(args, weights) | {"depth": args.depth}
+        row = measure(args, weights)
         record = {
             "benchmark": "peers",
             "command": "python benchmarks/peers.py",
