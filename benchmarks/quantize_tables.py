@@ -105,14 +105,15 @@ def peers() -> str:
     result = read("peers")
     tables = []
     for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
-        three = [result["rows"].get(f"{modality}/{weights}", {"tools": {}}) for weights in _WEIGHTS]
+        sets = [weights for weights in _WEIGHTS if f"{modality}/{weights}" in result["rows"]]
+        three = [result["rows"][f"{modality}/{weights}"] for weights in sets]
         rows = []
         for name in dict.fromkeys(name for row in three for name in row["tools"]):
             each = [row["tools"].get(name, {}) for row in three]
             told = next((one for one in each if one and "error" not in one), {"error": ""})
             rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
-        depth = next(row["depth"] for row in three if "depth" in row)
-        head = (f"{modality}, {depth} blocks", "MiB", "speed", *_WEIGHTS.values())
+        depth = three[0]["depth"]
+        head = (f"{modality}, {depth} blocks", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
         tables.append(table(head, rows))
     return "\n".join(tables) + note(result)
 
