@@ -29,7 +29,6 @@ from slimbind.quantize.plan import LARGEST, SMALLEST, LayerPlan, Plan, WeightCod
 from slimbind.quantize.report import Progress, silent
 from slimbind.quantize.rounding import grouped
 from slimbind.quantize.sites import Site, replace, sites
-from slimbind.runtime.memory import trim_heap
 from slimbind.towers.layers import Tower, TransformerTower, end_of_text, pick
 
 # One part of a transformer: the tower, the tokens, and where each text ends (None where there are no texts).
@@ -258,7 +257,6 @@ class _Work:
             batch.twin = run(self.twin, batch.twin, batch.place)
             if self.follows:
                 batch.real = run(self.tower, batch.real, batch.place)
-        trim_heap()  # codes that stay lie between matrices that went; those holes would add up to a sixth of the tower
 
     def _follow(self, name: str, part: str, run: Stage, batches: Sequence[_Batch]) -> None:
         """Round one layer so that it also takes back what is amiss behind it."""
