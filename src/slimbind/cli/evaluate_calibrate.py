@@ -21,12 +21,7 @@ def calibrate(
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="Pairs or classes: a table, a folder, ... (see docs/evaluation.md).")
     ],
-    other: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[OTHER]", help="A second folder, in which partners have the same names.", show_default=False
-        ),
-    ] = None,
+    other: evaluate_data.Other = None,
     model: options.Model = "mini",
     output: Annotated[
         Path | None,
@@ -37,9 +32,7 @@ def calibrate(
     write: Annotated[bool, typer.Option("--write", help="Keep it in the model's folder.")] = False,
     columns: evaluate_data.Columns = "",
     root: evaluate_data.Root = None,
-    modalities: Annotated[
-        str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
-    ] = "",
+    modalities: evaluate_data.BothSides = "",
     templates: Annotated[
         list[str] | None,
         typer.Option(
@@ -74,13 +67,8 @@ def calibrate(
         _check_output(output)
     if write:
         _check_folder(model)
-    opened = evaluate_data.opened(
-        [data] if other is None else [data, other],
-        kind=kind,
-        modalities=options.modality_list(modalities) or [],
-        split=split,
-        columns=columns,
-        root=root,
+    opened = evaluate_data.opened_pairs(
+        data, other, kind=kind, modalities=modalities, split=split, columns=columns, root=root
     )
     with slimbind.load(model, threads=threads, device=device) as loaded:
         found = evaluate(
@@ -110,8 +98,7 @@ def _check_output(path: Path) -> None:
         raise UsageError(
             f"--output {path} is a folder", hint="name a file, or keep it in a model's folder with --write"
         )
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"--output {path}: there is no folder {path.absolute().parent}", hint="make it first")
+    check_html(path, option="--output")
     _kept(path)
 
 

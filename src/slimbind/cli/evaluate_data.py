@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from slimbind.cli import options
+
 if TYPE_CHECKING:
     from slimbind.datasets import Dataset
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="A file or folder (see docs/evaluation.md).")]
+Other = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[OTHER]", help="A second folder, in which partners have the same names.", show_default=False
+    ),
+]
+BothSides = Annotated[
+    str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
+]
 Kind = Annotated[str, typer.Option("--kind", help="What DATA is, where it is not clear: folder, pairs, ...")]
 Split = Annotated[str | None, typer.Option("--split", help="Which part of it, for example test.")]
 Samples = Annotated[int | None, typer.Option("--samples", min=1, help="Most items, evenly spread over the data.")]
@@ -47,3 +58,28 @@ def opened(
 
     names = [name.strip() for name in columns.split(",")] if columns else None
     return datasets.open(*paths, kind=kind, modalities=modalities, split=split, columns=names, root=root)
+
+
+def opened_pairs(
+    data: Path,
+    other: Path | None,
+    *,
+    kind: str,
+    modalities: str,
+    split: str | None,
+    columns: str,
+    root: Path | None,
+) -> Dataset:
+    """Pairs as the command line names them: a table, or two folders; names of modalities are separated by commas.
+
+    Raises:
+        UsageError, DatasetError: see ``opened``.
+    """
+    return opened(
+        [data] if other is None else [data, other],
+        kind=kind,
+        modalities=options.modality_list(modalities) or [],
+        split=split,
+        columns=columns,
+        root=root,
+    )

@@ -14,18 +14,11 @@ from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
 
 def retrieval(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A .csv, .tsv or .parquet of pairs, or a folder.")],
-    other: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[OTHER]", help="A second folder, in which partners have the same names.", show_default=False
-        ),
-    ] = None,
+    other: evaluate_data.Other = None,
     model: options.Model = "mini",
     columns: evaluate_data.Columns = "",
     root: evaluate_data.Root = None,
-    modalities: Annotated[
-        str, typer.Option("--modalities", help="Of both sides, for example vision,text (default: by file type).")
-    ] = "",
+    modalities: evaluate_data.BothSides = "",
     codecs: evaluate_data.Codecs = None,
     fitted: evaluate_data.Fitted = True,
     kind: evaluate_data.Kind = "auto",
@@ -51,13 +44,8 @@ def retrieval(
     from slimbind.evaluate.retrieval import retrieval as evaluate
 
     check_html(html)
-    opened = evaluate_data.opened(
-        [data] if other is None else [data, other],
-        kind=kind,
-        modalities=options.modality_list(modalities) or [],
-        split=split,
-        columns=columns,
-        root=root,
+    opened = evaluate_data.opened_pairs(
+        data, other, kind=kind, modalities=modalities, split=split, columns=columns, root=root
     )
     with slimbind.load(model, threads=threads, device=device) as loaded:
         records = evaluate(

@@ -147,9 +147,8 @@ class Lowering:
             lead = 1 if grouped or shape[0] == rows else 2  # axes that together count the outputs
             scale = scale.reshape(shape[:lead] + [1] * (len(shape) - lead))
         # 4-bit scales are f16 numbers, one for every few weights: as f32 they would be a tenth of the file.
-        kind = "f16" if codes.bits == 4 else "f32"
         steps = self._op.constant(scale.astype(np.float16 if codes.bits == 4 else np.float32))
-        weight = self._op.multiply(self._op.convert(self._codes(codes, inner), kind), steps)
+        weight = self._op.multiply(self._op.convert(self._codes(codes, inner), steps.get_element_type()), steps)
         if groups > 1:
             weight = self._op.reshape(weight, self._op.constant(np.array(shape, np.int64)), False)
         if codes.bits == 4:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,8 +85,8 @@ def observe(
     """
     watched = _modules(tower, names)
     seen = 0
-    options: dict[str, Any] = {"moments": moments, "rows": rows, "observers": observers, "histograms": histograms}
-    with watching(watched, **options) as stats, torch.no_grad():
+    watch = watching(watched, moments=moments, rows=rows, observers=observers, histograms=histograms)
+    with watch as stats, torch.no_grad():
         for batch in batches:
             tower(batch)
             seen += len(batch)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import JsonValue
@@ -26,6 +26,7 @@ from slimbind.export.job import load_tower, open_split
 from slimbind.modalities import MODALITIES, check_modality
 from slimbind.quantize.activations import InputStats, observe
 from slimbind.quantize.calibration import Calibration, gather
+from slimbind.quantize.emulate import dynamic
 from slimbind.quantize.report import Progress, silent
 from slimbind.quantize.sites import Site, sites
 from slimbind.towers.simplify import simplify
@@ -34,7 +35,6 @@ LOUD = 6.0  # times the median channel: an outlier
 _BINS = 64
 _ROWS = 512  # of an input, by which a scale for each row is judged
 _MOST_OUTLIERS = 32
-_STEPS = 127  # of a symmetric scale, on either side of zero
 _BEST = 200.0  # dB: nothing is lost
 
 
@@ -179,8 +179,8 @@ def layer(site: Site, seen: InputStats | None, *, loud: float = LOUD) -> Layer:
     low, high = float(seen.low.min()), float(seen.high.max())
     power = float(seen.square.double().sum()) * seen.count
     quartiles = torch.quantile(largest, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0])) if len(largest) else largest
-    return Layer(
-        **{key: getattr(told, key) for key in ("name", "kind", "outputs", "inputs", "weight", "weight_db")},
+    return replace(
+        told,
         input=coarse(seen.histogram.edges, seen.histogram.counts, low, high),
         input_db=decibels(power, seen.histogram.loss(low, high)),
         row_db=rounded_by_row(seen.rows),
@@ -193,8 +193,7 @@ def layer(site: Site, seen: InputStats | None, *, loud: float = LOUD) -> Layer:
 
 def rounded_by_row(table: Tensor) -> float:
     """Signal to noise of ``[rows, n]`` rounded to 8 bits, symmetric, with a scale for each row; in dB."""
-    scale = (table.abs().amax(1, keepdim=True) / _STEPS).clamp_min(1e-30)
-    error = (table / scale).round() * scale - table
+    error = dynamic(table) - table
     return decibels(float(table.double().square().sum()), float(error.double().square().sum()))
 
 

@@ -35,7 +35,6 @@ from slimbind.towers.layers import Tower, TransformerTower, end_of_text, pick
 Stage = Callable[[Tower, Tensor, Tensor | None], Tensor]
 
 _RIDGE = 0.1  # of the mean square of a middling input: how far a weight is trusted to follow what few inputs show
-_ADDED = ("attn.out", "mlp.fc2")  # layers of a block that add to the residual stream
 _MOST_DAMPING = 10_000  # times what is usual
 _BLOCK = 128  # columns whose errors are passed on one by one; to all others they go in one product
 
@@ -287,12 +286,11 @@ def _around(tower: Tower, name: str, part: str) -> Iterator[dict[str, Tensor]]:
 
     layer = name.removeprefix(f"{part}.")
     handles = [tower.get_submodule(name).register_forward_pre_hook(before("given"))]
-    if layer not in _ADDED:
-        handles.append(tower.get_submodule(name).register_forward_hook(after))
-    elif layer == "attn.out":
+    if layer == "attn.out":  # the sum is what the next norm is given
         handles.append(tower.get_submodule(f"{part}.norm_2").register_forward_pre_hook(before("behind")))
-    else:
-        handles.append(tower.get_submodule(part).register_forward_hook(after))
+    else:  # of the last layer of a block it is what the block gives
+        giver = part if layer == "mlp.fc2" else name
+        handles.append(tower.get_submodule(giver).register_forward_hook(after))
     try:
         yield seen
     finally:

@@ -19,15 +19,14 @@ from slimbind.quantize.emulate import emulate
 from slimbind.quantize.plan import LayerPlan, Plan
 from slimbind.quantize.report import Progress
 from slimbind.quantize.schemes import Made
-from slimbind.quantize.sensitivity import Agreement, agreement, embed, measure, restore, twins
+from slimbind.quantize.sensitivity import Agreement, agreement, embed, restore, twins
 from slimbind.quantize.sites import Site, sites
-from slimbind.quantize.static import Data, probe_size
+from slimbind.quantize.static import Data
 from slimbind.towers.layers import Tower
 
 MOST = 0.2  # of the bytes of all quantized weights that may be added
 _SAFE = 0.7  # of the distance to 1 that is allowed: other data are not quite like those judged by
 _ROUNDS = 4
-_PROBES = 4
 
 
 def enough(made: Made, float_tower: Tower, calibration: Calibration, least: float, progress: Progress) -> Made:
@@ -60,10 +59,8 @@ def enough(made: Made, float_tower: Tower, calibration: Calibration, least: floa
     layers = {name: all_sites[name] for name, layer in plan.layers.items() if layer.weight is not None}
     costs = {name: _added(site, plan.layers[name]) for name, site in layers.items()}
     most = MOST * sum(costs.values())  # the next larger store takes twice as much
-    size = probe_size(tower)
-    told = progress("measuring sensitivity", data.probed(size))
     way = {"planned": twins(emulate(tower, plan), layers)}
-    loss = measure(tower, data.few(size), way, probes=_PROBES, progress=told)["planned"]
+    loss = data.sensitivity(tower, way, progress)["planned"]
     chosen: list[str] = []
     done = progress("judging", _ROUNDS)
     new = plan

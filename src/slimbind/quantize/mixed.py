@@ -25,17 +25,16 @@ from slimbind.quantize.plan import Plan
 from slimbind.quantize.recipe import LayerScheme, Recipe, Rule, written
 from slimbind.quantize.report import Progress, Report
 from slimbind.quantize.schemes import Made, Mixed
-from slimbind.quantize.sensitivity import Loss, agreement, embed, measure, twins
+from slimbind.quantize.sensitivity import Loss, agreement, embed, twins
 from slimbind.quantize.sites import Site, sites
 from slimbind.quantize.smooth import smooth
-from slimbind.quantize.static import Data, probe_size
+from slimbind.quantize.static import Data
 from slimbind.sizes import at_least, decimal
 from slimbind.towers.layers import Tower
 
 _OPTIONS: tuple[LayerScheme, ...] = ("bf16", "int8-dynamic", "int8-weight", "int4-weight")
 _GRAPH = 40 << 10  # bytes of the graph's text, and for each layer
 _GRAPH_LAYER = 14 << 10
-_PROBES = 4
 _SAFE = 0.8  # of the distance to 1 that is asked for: other data are not quite like those judged by
 Choice = dict[str, tuple[LayerScheme, int | None]]
 
@@ -241,9 +240,7 @@ class _Mix:
             named: Choice = {name: (scheme, None) for name, possible in options.items() if scheme in possible}
             mixture = self.plan(named, rounded=scheme == "int4-weight")  # as they will be beside int8-dynamic
             ways[scheme] = twins(emulate(self.tower, mixture), named)
-        size = probe_size(self.tower)
-        told = progress("measuring sensitivity", self.data.probed(size))
-        return measure(self.tower, self.data.few(size), ways, probes=_PROBES, progress=told)
+        return self.data.sensitivity(self.tower, ways, progress)
 
     def _steps(self, loss: Loss) -> list[_Step]:
         """All steps on the lower hulls, least loss per byte first."""

@@ -155,7 +155,13 @@ class Data:
         batches = enumerate(self.calibration.batches(self.size))
         return (b for number, b in batches if not self.parted or self._judges(number))
 
-    def probed(self, size: int) -> int:
+    def sensitivity(self, tower: Tower, ways: Mapping[str, Mapping[str, nn.Module]], progress: Progress) -> Loss:
+        """What each way costs the embedding, layer by layer, on a few items (``sensitivity.measure``)."""
+        size = probe_size(tower)
+        told = progress("measuring sensitivity", self._probed(size))
+        return measure(tower, self.few(size), ways, probes=_PROBES, progress=told)
+
+    def _probed(self, size: int) -> int:
         """How many items ``few`` gives."""
         most = _PROBED if size > 1 else _PROBED // 2  # a large tower takes the mean over many more outputs
         return min(most, len(self.calibration) - (self.learned if self.parted else 0))
@@ -166,7 +172,7 @@ class Data:
         They are of those to judge by: on items that made the ranges no value ever lies outside of one, and the ranges
         that look best there are too narrow for others.
         """
-        left = self.probed(size)
+        left = self._probed(size)
         for batch in self.judge():
             for start in range(0, min(left, len(batch)), size):
                 yield batch[start : min(start + size, left)]
@@ -210,9 +216,7 @@ class _Static:
         if self.per_token:
             layers = {name: LayerPlan(self.codes[name], "dynamic") for name in self.per_token}
             ways["dynamic"] = twins(emulate(self.tower, Plan(layers, group_size=self.group)), layers)
-        size = probe_size(self.tower)
-        told = progress("measuring sensitivity", self.data.probed(size))
-        return measure(self.tower, self.data.few(size), ways, probes=_PROBES, progress=told)
+        return self.data.sensitivity(self.tower, ways, progress)
 
     def choose(self, loss: Loss, observers: tuple[str, ...]) -> None:
         """The cheapest range of every layer."""
