@@ -9,7 +9,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format mini docs clean
+.PHONY: demo test lint format mini docs tables clean
 
 demo: $(VENV)/.run
 	$(BIN)/python examples/demo.py
@@ -46,8 +46,11 @@ mini: $(VENV)/.dev
 	$(PIP) install --quiet -c constraints.txt -r recipes/mini/requirements.txt
 	$(BIN)/python recipes/mini/build.py
 
-docs: $(VENV)/.dev
+# Writes what is generated in the pages: the command line reference, and the tables from the JSON results.
+docs: tables
 	$(BIN)/python docs/generate.py
+
+tables: $(VENV)/.dev
 	$(BIN)/python benchmarks/tables.py
 
 clean:
