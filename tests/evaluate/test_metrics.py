@@ -11,7 +11,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
-from slimbind.evaluate.metrics import Positives, bootstrap, class_mean_of, confusion, mean_of, median_of, rank
+from slimbind.evaluate.metrics import (
+    Positives,
+    bootstrap,
+    class_mean_of,
+    confusion,
+    mean_of,
+    median_of,
+    paired,
+    rank,
+)
 
 
 def vectors(random, *shape):
@@ -153,6 +162,38 @@ def test_intervals_are_those_of_scipy():
         assert ours[name].value == pytest.approx(statistic(values))
         assert ours[name].low == pytest.approx(theirs.low, abs=0.12 * width)
         assert ours[name].high == pytest.approx(theirs.high, abs=0.12 * width)
+
+
+def test_intervals_of_differences_are_those_of_scipy():
+    from scipy import stats
+
+    random = np.random.default_rng(8)
+    hard = random.random(300)  # what is hard for one is hard for the other
+    ours, theirs = (hard + 0.1 * random.random(300) < 0.6), (hard + 0.1 * random.random(300) < 0.65)
+    found = paired({"x": mean_of(ours), "y": mean_of(ours)}, {"x": mean_of(theirs)}, 300, resamples=4000)
+    assert list(found) == ["x"]
+    known = stats.bootstrap(
+        (ours, theirs),
+        lambda a, b, axis: a.mean(axis=axis) - b.mean(axis=axis),
+        paired=True,
+        n_resamples=4000,
+        method="percentile",
+        rng=9,
+    ).confidence_interval
+    width = known.high - known.low
+    assert found["x"].value == pytest.approx(ours.mean() - theirs.mean())
+    assert found["x"].low == pytest.approx(known.low, abs=0.12 * width)
+    assert found["x"].high == pytest.approx(known.high, abs=0.12 * width)
+    apart = [bootstrap({"x": mean_of(one)}, 300)["x"] for one in (ours, theirs)]
+    assert width < 0.7 * min(one.high - one.low for one in apart), "what both find hard cancels out"
+
+
+def test_a_model_beside_itself_differs_by_nothing():
+    values, groups = np.random.default_rng(10).integers(1, 9, 50), np.arange(50) // 3
+    own = {"x": mean_of(values), "y": median_of(values), "z": class_mean_of(values, groups)}
+    assert {(one.value, one.low, one.high, one.n) for one in paired(own, own, 50, groups=groups).values()} == {
+        (0, 0, 0, 50)
+    }
 
 
 def test_intervals_depend_on_the_seed_and_on_nothing_else(monkeypatch):
