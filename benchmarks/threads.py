@@ -2,12 +2,14 @@
 
     python benchmarks/threads.py                                  # all towers; both cores have to be quiet
     python benchmarks/threads.py --towers mini-text,imu --seconds 1
+    python benchmarks/threads.py --mark      # measure nothing; mark in the last run's rows what would be chosen today
 
 Each tower is one of ``mini``, or one of ImageBind-Huge at full size with random weights (``fullsize.py``), exported to
 OpenVINO in fp32; of the text tower the first 6 of 24 blocks, which are large enough to count as large. Measured is all
 of ``Encoder.embed``, from item to vector, by ``slimbind.evaluate.throughput``: every number of threads, with every
 number of forward passes side by side that fits, one item and a usual batch a call, one caller and eight. All settings
-of a tower take turns. ``chosen`` marks the rows with as many passes as are taken where nobody asks.
+of a tower take turns. ``chosen`` marks the rows with as many passes as are taken where nobody asks; by the others a
+choice can be judged, and another one tried on the same numbers.
 
 ``verdict`` holds, for each tower and all threads, items per second of the chosen passes over the best that was measured
 with the same batch and callers (1 is right, below 1 is a loss), and of eight callers over one.
@@ -23,8 +25,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import slimbind
 from environment import environment
 from slimbind.evaluate.throughput import measure, thread_counts
+from slimbind.runtime.layout import of_tower
 from slimbind.runtime.threads import available_cpus
 
 OUTPUT = Path(__file__).parent / "results" / "threads.json"
@@ -41,8 +45,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each setting")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="keep the full-size towers there")
+    parser.add_argument("--mark", action="store_true", help="see above")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
     args = parser.parse_args()
+    if args.mark:
+        return mark(args.output, args.cache)
     names = [name for name in args.towers.split(",") if name]
     if unknown := [name for name in names if name not in {**MINI, **FULL_SIZE}]:
         parser.error(f"no such towers: {', '.join(unknown)}; there are {', '.join((*MINI, *FULL_SIZE))}")
@@ -51,7 +58,7 @@ def main() -> int:
     towers: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as place:
         for name in names:
-            source, modality = ("mini", MINI[name]) if name in MINI else full_size(name, args.cache or Path(place))
+            source, modality = opened(name, args.cache or Path(place))
             found = measure(
                 source,
                 modality,
@@ -84,6 +91,27 @@ def main() -> int:
             args.output.parent.mkdir(parents=True, exist_ok=True)
             args.output.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {args.output}")
+    return 0
+
+
+def opened(name: str, place: Path) -> tuple[str, str]:
+    """A model as ``slimbind.load`` takes it, and the modality of the tower that is meant."""
+    return ("mini", MINI[name]) if name in MINI else full_size(name, place)
+
+
+def mark(output: Path, cache: Path | None) -> int:
+    """Write anew which rows are chosen, and the verdicts that follow."""
+    record = json.loads(output.read_text())
+    with tempfile.TemporaryDirectory() as place:
+        for name, told in record["towers"].items():
+            source, modality = opened(name, cache or Path(place))
+            with slimbind.load(source) as model:
+                entry = model.artifact.tower(modality)
+            for row in told["rows"]:
+                row["chosen"] = row["streams"] == of_tower(entry, modality, row["threads"]).streams
+            told["verdict"] = verdict(told["rows"], record["environment"]["threads"])
+            show(name, told["rows"], told["verdict"])
+    output.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 

@@ -13,7 +13,7 @@ def test_the_table_has_a_row_for_each_setting(cli, toy_artifact):
     done = cli("eval", "speed", toy_artifact, "--modalities", "text", "--callers", "1,2", "--threads", "1,2", *QUICK)
     assert done.code == 0, done.err
     assert done.lines[0].startswith("speed, text: 3 items")
-    assert "threads 2: 2 forward passes side by side, 1 thread each (a small tower" in done.lines[1]
+    assert "threads 2: 2 forward passes side by side, 1 thread each (sentences are short)" in done.lines[1]
     headings = done.lines[2].split()
     assert headings == ["threads", "streams", "batch", "callers", "items/s", "p50", "p90", "p99", "cores"]
     rows = [line.split()[:4] for line in done.lines[3:11]]

@@ -29,9 +29,13 @@ def test_info_as_json_is_the_manifest_and_what_follows_from_it(cli, toy_artifact
 def test_info_says_how_each_tower_would_use_the_cores(cli, toy_artifact, monkeypatch):
     monkeypatch.setenv("SLIMBIND_THREADS", "4")
     lines = [line for line in cli("info", toy_artifact).lines if "on 4 cores" in line]
-    assert len(lines) == 3 and all("4 forward passes side by side, 1 thread each (a small" in line for line in lines)
+    assert [line.split(": ", 2)[2].split(" (")[0] for line in lines] == [
+        "2 forward passes side by side, 2 threads each",
+        "4 forward passes side by side, 1 thread each",
+        "2 forward passes side by side, 2 threads each",
+    ]
     told = cli("info", toy_artifact, "--json").json["towers"]["text"]["layout"]
-    assert told == {"streams": 4, "threads": 1, "why": "a small tower: 0 MiB of weights"}
+    assert told == {"streams": 4, "threads": 1, "why": "sentences are short"}
 
 
 def test_info_of_what_is_no_model(cli, tmp_path):

@@ -97,7 +97,7 @@ def test_a_model_is_measured_in_all_combinations(toy_artifact):
     for row in rows:
         assert row["calls"] >= 2 * row["callers"]
         assert 0 < row["p50_seconds"] <= row["p90_seconds"] <= row["p99_seconds"]
-        assert row["items_per_second"] > 0 and row["streams"] == row["threads"]  # a small tower
+        assert row["items_per_second"] > 0 and row["streams"] == row["threads"]  # a pass for each core: text
         assert row["cores_used"] < row["threads"] + row["callers"] + 1
         if row["process_threads"] is not None:
             assert row["process_threads"] > row["callers"] and row["resident_bytes"] > 1 << 20

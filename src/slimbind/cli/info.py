@@ -43,7 +43,7 @@ def _print_json(artifact: Artifact) -> None:
     told["folder"] = str(artifact.folder)
     for name in artifact.modalities:
         entry = artifact.tower(name)
-        layout = of_tower(entry, cores)
+        layout = of_tower(entry, name, cores)
         told["towers"][name] |= {
             "encoder_id": entry.encoder_id,
             "bytes": entry.bytes,
@@ -90,7 +90,7 @@ def _print_text(artifact: Artifact) -> None:
         settings = ", ".join(f"{key} {value}" for key, value in _flat(entry.preprocess.model_dump(mode="json")))
         out.print()
         out.print(Text(f"{name}: {settings}"))
-        out.print(Text(f"{name}: on {cores} core{'s' * (cores > 1)}: {of_tower(entry, cores)}"))
+        out.print(Text(f"{name}: on {cores} core{'s' * (cores > 1)}: {of_tower(entry, name, cores)}"))
         if entry.fidelity is not None:
             out.print(Text(f"{name}: {_fidelity(entry.fidelity)}"))
 

@@ -247,7 +247,7 @@ def measure(
             with load(source, threads=one[0], streams=one[1], verify=False) as model:
                 encoder = model.encoder(modality)
                 layouts[one] = encoder.layout
-                usual[one] = of_tower(model.artifact.tower(modality), one[0]).streams
+                usual[one] = of_tower(model.artifact.tower(modality), modality, one[0]).streams
                 for setting in ours if number % 2 == 0 else reversed(ours):
                     runs[setting].add(_visit(encoder, items, setting, seconds / rounds))
                     on_done()

@@ -2,8 +2,9 @@
 
 One pass on all cores ends soonest. Several passes side by side, each on its own cores, get more done: threads of one
 pass wait for each other after every layer, and the shorter a layer, the larger the part of the time that is waiting.
-So small towers, whose layers take microseconds, get a pass per core, and large ones as many threads per pass as still
-help. Whoever embeds a single batch alone loses nothing by it: the batch is split over the passes.
+A sentence is a dozen tokens, so that layers are short whatever they weigh: texts get a pass per core. Small towers of
+all other modalities get two threads a pass, and large ones as many as still help. A batch of one caller is split over
+the passes. Measured on two cores (``benchmarks/threads.py``); for more, this is what follows from it.
 
 The weights are held once in either case; each pass beside the first has activations of its own.
 """
@@ -17,6 +18,7 @@ from slimbind.errors import UsageError
 
 # Bytes of weights from which a tower counts as large.
 LARGE = 64 << 20
+SMALL_THREADS = 2  # of a pass of a small tower
 # More passes than this hold more activations than they are worth; more threads than this mostly wait for each other.
 MOST_STREAMS = 8
 MOST_THREADS = 8
@@ -41,11 +43,14 @@ class Layout:
         return f"{passes}, {self.threads} thread{'s' * (self.threads > 1)} each ({self.why})"
 
 
-def choose(engine: str, weights: int, cores: int, *, asked: int | None = None, on_card: bool = False) -> Layout:
+def choose(
+    engine: str, modality: str, weights: int, cores: int, *, asked: int | None = None, on_card: bool = False
+) -> Layout:
     """The layout of one tower.
 
     Args:
         engine: what runs it; PyTorch has one number of threads per process and so runs one pass at a time.
+        modality: what it embeds.
         weights: bytes of the largest of its files.
         cores: how many the model may use.
         asked: so many passes, whatever would be chosen.
@@ -68,17 +73,21 @@ def choose(engine: str, weights: int, cores: int, *, asked: int | None = None, o
         return Layout(asked, cores // asked, "asked for")
     if cores == 1:
         return Layout(1, 1, "one core")
-    size = f"{weights / (1 << 20):.0f} MiB of weights"
-    if weights < LARGE:
-        streams = min(cores, MOST_STREAMS)
-        return Layout(streams, cores // streams, f"a small tower: {size}")
-    streams = min(MOST_STREAMS, max(1, cores // MOST_THREADS))
-    return Layout(streams, cores // streams, f"a large tower: {size}")
+    if modality == "text":
+        threads, why = 1, "sentences are short"
+    else:
+        threads, kind = (SMALL_THREADS, "small") if weights < LARGE else (MOST_THREADS, "large")
+        why = f"a {kind} tower: {weights / (1 << 20):.0f} MiB of weights"
+    streams = min(MOST_STREAMS, max(1, cores // threads))
+    return Layout(streams, cores // streams, why)
 
 
-def of_tower(entry: TowerEntry, cores: int, *, asked: int | None = None, on_card: bool = False) -> Layout:
+def of_tower(
+    entry: TowerEntry, modality: str, cores: int, *, asked: int | None = None, on_card: bool = False
+) -> Layout:
     """``choose`` for a tower as its artifact lists it; raises the same."""
-    return choose(entry.engine, max(file.bytes for file in entry.files), cores, asked=asked, on_card=on_card)
+    weights = max(file.bytes for file in entry.files)
+    return choose(entry.engine, modality, weights, cores, asked=asked, on_card=on_card)
 
 
 def rows_of_pass(rows: int, most: int, streams: int) -> int:

@@ -110,7 +110,7 @@ class Model:
         self.device = resolve(Device.parse(device), artifact)
         self._crew = Crew(resolve_threads(threads))
         self._layouts = {
-            name: of_tower(artifact.tower(name), self._crew.size, asked=streams, on_card=self.device.is_cuda)
+            name: of_tower(artifact.tower(name), name, self._crew.size, asked=streams, on_card=self.device.is_cuda)
             for name in artifact.modalities
         }
         cache = None if cache_dir is None else Path(cache_dir)
