@@ -14,7 +14,7 @@ import numpy as np
 import pictures
 from pictures import HELD_OUT_VENDOR, TRAIN_VENDORS, Picture
 from PIL import Image
-from sources import member
+from sources import member, members
 
 import towers
 
@@ -92,14 +92,19 @@ def shelf(cache: Path) -> Shelf:
 
 
 def cifar_pictures(cache: Path, part: str) -> tuple[list[Image.Image], np.ndarray]:
-    """CIFAR-10 pictures and their classes: the ``test`` set, or ``dev``, the first 3000 of the training set."""
-    sheet, labels = (
-        ("data_batch_1.png", "train_lables.json") if part == "dev" else ("test_batch.png", "test_lables.json")
+    """CIFAR-10 pictures and their classes: ``test``; ``dev``, the first 3000 to train on; ``train``, every fifth."""
+    sheets = {"test": ["test_batch"], "dev": ["data_batch_1"]}.get(part, [f"data_batch_{n}" for n in range(1, 6)])
+    chosen = {"test": slice(None), "dev": slice(3000), "train": slice(None, None, 5)}[part]
+    truth = json.loads(member("cifar", "test_lables.json" if part == "test" else "train_lables.json", cache))
+    pixels = np.concatenate(
+        [
+            np.asarray(Image.open(io.BytesIO(member("cifar", f"{sheet}.png", cache))).convert("RGB")).reshape(
+                -1, 32, 32, 3
+            )[chosen]
+            for sheet in sheets
+        ]
     )
-    pixels = np.asarray(Image.open(io.BytesIO(member("cifar", sheet, cache))).convert("RGB")).reshape(-1, 32, 32, 3)
-    pixels = pixels[:3000] if part == "dev" else pixels
-    truth = np.array(json.loads(member("cifar", labels, cache)))[: len(pixels)]
-    return [Image.fromarray(picture) for picture in pixels], truth
+    return [Image.fromarray(picture) for picture in pixels], np.array(truth[: 10_000 * len(sheets)])[chosen]
 
 
 def cifar(cache: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
@@ -112,6 +117,17 @@ def cifar(cache: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
         np.savez(path, features=found, labels=truth, seconds=time.perf_counter() - started)
     data = np.load(path)
     return data["features"], data["labels"]
+
+
+def fashion(cache: Path) -> Path:
+    """A folder with the files of Fashion-MNIST as their authors published them, which Debian ships."""
+    folder = cache / "fashion-mnist"
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(list(folder.glob("*.gz"))) < 4:
+        for path, contents in members("fashion", cache):
+            if path.endswith("-ubyte.gz"):
+                (folder / Path(path).name).write_bytes(contents)
+    return folder
 
 
 def seconds(cache: Path) -> float:

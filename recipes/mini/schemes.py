@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,10 @@ def main() -> None:
     print(f"written: {options.output}")
 
 
-def make(split: Path, cache: Path, work: Path) -> Iterator[tuple[str, Artifact]]:
-    """Every row's name and artifact."""
+def make(
+    split: Path, cache: Path, work: Path, schemes: Mapping[str, Scheme] = SCHEMES
+) -> Iterator[tuple[str, Artifact]]:
+    """Every row's name and artifact: float32 first."""
     pictures, sentences = work / "vision.npz", work / "text.txt"
     if not pictures.exists():
         np.savez(pictures, vision=sets.tensor(sets.learn(cache)[: 2 * QAT_ITEMS]).numpy())
@@ -85,7 +87,7 @@ def make(split: Path, cache: Path, work: Path) -> Iterator[tuple[str, Artifact]]
         folder = work / dtype
         yield dtype, Artifact.open(folder) if folder.exists() else export(split, folder, dtype=dtype)
     yield "as shipped", Artifact.open(SHIPPED)
-    for name, scheme in SCHEMES.items():
+    for name, scheme in schemes.items():
         folder, steps = work / name.replace(" ", "-"), getattr(scheme, "qat_steps", 0)
         if not folder.exists():
             started = time.process_time()

