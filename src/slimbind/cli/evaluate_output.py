@@ -69,6 +69,7 @@ def print_measures(records: Sequence[Record]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from slimbind.evaluate.outcome import DIFFERENCE
     from slimbind.evaluate.report.grouping import groups
     from slimbind.evaluate.report.numbers import heading, shown
 
@@ -84,6 +85,11 @@ def print_measures(records: Sequence[Record]) -> None:
             cells = ["-" if one is None else shown(name, one.value) for one in found]
             if alone:
                 cells += _certainty(name, found[0])
+            elif name.endswith(DIFFERENCE):  # says little without its interval
+                cells = [
+                    f"{cell} ({told})" if (told := _interval(name, one)) else cell
+                    for cell, one in zip(cells, found, strict=True)
+                ]
             table.add_row(Text(console.printable(heading(name))), *cells)
         out.print(Text(console.printable(group.title)))
         out.print(table)
@@ -97,11 +103,12 @@ def _short(label: str, group: Group) -> str:
 
 def _certainty(name: str, estimate: Estimate | None) -> tuple[str, str]:
     """The interval, and how many items it is from; empty where there is none."""
-    from slimbind.evaluate.report.numbers import shown
+    return ("", "") if estimate is None else (_interval(name, estimate), str(estimate.n or ""))
 
-    if estimate is None:
-        return "", ""
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f"{shown(name, estimate.low)} to {shown(name, estimate.high)}"
-    return interval, str(estimate.n or "")
+
+def _interval(name: str, estimate: Estimate | None) -> str:
+    from slimbind.evaluate.report.numbers import interval
+
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return interval(name, estimate.low, estimate.high)

@@ -15,8 +15,8 @@ from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
 from slimbind.evaluate.embedding import Vectors
 from slimbind.evaluate.metrics import Positives
+from slimbind.evaluate.outcome import DEPTHS
 
-DEPTHS = (1, 5, 10)  # of R@k; behind the last, a search with a second look is not followed
 WHOLE = "f32"
 _AT_ONCE = 1024  # queries
 
@@ -113,7 +113,7 @@ def _ranks_of_the_best(
     index = CodeIndex.build(spec, spec.dim, transform=transform, kind="flat")
     index.train(gallery, np.concatenate(list(known.values())) if known else None)
     index.add(np.arange(len(gallery)), gallery)
-    depth = min(max(DEPTHS), len(gallery))
+    depth = min(max(DEPTHS), len(gallery))  # what lies behind is asked for by no measure but the median
     right = np.repeat(np.arange(len(queries)), np.diff(positives.starts)) * len(gallery) + positives.items
     ranks = np.full(len(queries), np.inf)
     for start in range(0, len(queries), _AT_ONCE):

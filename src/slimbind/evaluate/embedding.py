@@ -126,12 +126,18 @@ class Labelled:
     Args:
         vectors: unit vectors ``[n, dim]``.
         labels: class numbers ``[n]``.
+        places: of each, the position of its item among those of the data that have a class ``[n]``.
         failed: items that could not be read, and why.
     """
 
     vectors: Vectors
     labels: NDArray[np.int64]
-    failed: Failed
+    places: NDArray[np.int64]
+    failed: Failed = ()
+
+    def only(self, mask: NDArray[np.bool_]) -> Labelled:
+        """A part of them ``[n]``; what failed stays with neither part."""
+        return Labelled(self.vectors[mask], self.labels[mask], self.places[mask])
 
 
 def embed_labelled(
@@ -174,7 +180,7 @@ def embed_labelled(
         model, items(), data.modalities[0], total=total, label=label, batch_size=batch_size, progress=progress
     )
     failed = (*data.skipped, *unlabelled, *found.failed)
-    return Labelled(found.vectors, np.array(labels, np.int64)[found.places], tuple(failed))
+    return Labelled(found.vectors, np.array(labels, np.int64)[found.places], found.places, tuple(failed))
 
 
 def check_classes(data: Dataset, *, least: int = 2) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from slimbind.datasets import Dataset
 from slimbind.errors import MissingExtraError, UsageError
 from slimbind.evaluate import metrics
-from slimbind.evaluate.embedding import Labelled, Progress, Vectors, check_classes, embed_labelled, silent
+from slimbind.evaluate.embedding import Progress, Vectors, check_classes, embed_labelled, silent
+from slimbind.evaluate.outcome import Beside, Outcome
 from slimbind.evaluate.record import Record, environment
 from slimbind.runtime.model import Model
 
@@ -24,7 +25,6 @@ Mask = NDArray[np.bool_]
 MOST_STEPS = 1000  # of the solver, as in the CLIP paper
 _DECADES, _PER_DECADE = 6, 8  # C from 1e-6 to 1e6, in steps of an eighth of a decade
 _COARSE = 2 * _PER_DECADE  # the first steps: two decades
-_FROM_TOP5 = 5
 
 
 def linear_probe(
@@ -38,6 +38,7 @@ def linear_probe(
     samples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    beside: Beside | None = None,
     progress: Progress = silent,
 ) -> Record:
     """Fit a linear classifier on embeddings of the training data, and count how often it is right on the test data.
@@ -58,11 +59,13 @@ def linear_probe(
         samples: most of each data set, evenly spread.
         seed: of what is held out and of the intervals.
         batch_size: most views in a forward pass.
+        beside: has the first record of several models, which the others are held against.
         progress: shows it.
 
     Returns:
-        ``top-1``, ``top-5`` (from five classes on) and ``mean class recall`` of the test data; ``details`` has C, what
-        each C tried gave, the classes and the confusion matrix.
+        ``top-1``, ``top-5`` (from five classes on) and ``mean class recall`` of the test data, and with ``beside`` by
+        how much they differ from the first one's; ``details`` has C, what each C tried gave, the classes and the
+        confusion matrix.
 
     Raises:
         UsageError: no classes, only one, too few items, a class to test that was not trained, or a share that is none.
@@ -81,11 +84,10 @@ def linear_probe(
         held = held_out(learned.labels, test_share, seed=seed)
         if not held.any():
             raise UsageError("too few items to hold some out for the test", hint="give more, or test data")
-        tried = Labelled(learned.vectors[held], learned.labels[held], ())
-        learned = Labelled(learned.vectors[~held], learned.labels[~held], learned.failed)
+        tried, learned = learned.only(held), replace(learned.only(~held), failed=learned.failed)
     else:
         tried = embed(test, label=f"embedding {modality} to test")
-        tried = Labelled(tried.vectors, np.array(order, np.int64)[tried.labels], tried.failed)
+        tried = replace(tried, labels=np.array(order, np.int64)[tried.labels])
     with progress("fitting", total=None) as advance:
         probe = fit(
             learned.vectors,
@@ -95,12 +97,8 @@ def linear_probe(
             on_fit=lambda: advance(1),
         )
     scores = probe.scores(tried.vectors, len(classes))
-    ranks = _ranks(scores, tried.labels)
-    statistics = {"top-1": metrics.mean_of(ranks <= 1)}
-    if len(classes) >= _FROM_TOP5:
-        statistics["top-5"] = metrics.mean_of(ranks <= 5)
-    statistics["mean class recall"] = metrics.class_mean_of(ranks <= 1, tried.labels)
-    return Record(
+    outcome = Outcome.of_classes(_ranks(scores, tried.labels), tried.labels, len(classes), tried.places)
+    record = Record(
         task="linear-probe",
         title=f"{(test or train).path.name}: {modality}, {len(classes)} classes",
         model=name or model.id,
@@ -113,7 +111,7 @@ def linear_probe(
             "test_items": len(tried.labels),
             "seed": seed,
         },
-        measures=metrics.bootstrap(statistics, len(ranks), seed=seed),
+        measures=outcome.measures(seed=seed),
         details={
             "C": probe.c,
             "sweep": [
@@ -126,6 +124,7 @@ def linear_probe(
         failed=(*learned.failed, *tried.failed),
         environment=environment(model),
     )
+    return record if beside is None else beside.add(record, [outcome], seed=seed)
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,8 @@ def bootstrap(
         value, draws = float(statistic(whole)[0]), np.concatenate(found[name])
         if name in centred:
             draws = draws + (value - draws.mean())
-        low, high = np.percentile(draws, (2.5, 97.5))
+        with np.errstate(invalid="ignore"):  # between a finite number and an infinite one there is none
+            low, high = np.percentile(draws, (2.5, 97.5))
         estimates[name] = Estimate(value, float(low), float(high), n)
     return estimates
 

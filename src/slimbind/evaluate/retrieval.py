@@ -13,10 +13,10 @@ from pydantic import JsonValue
 from slimbind.codecs.spec import CodecSpec, parse
 from slimbind.datasets import Dataset, Sample
 from slimbind.errors import UsageError
-from slimbind.evaluate import metrics
-from slimbind.evaluate.compression import DEPTHS, WHOLE, ranks_through, wanted
+from slimbind.evaluate.compression import WHOLE, ranks_through, wanted
 from slimbind.evaluate.embedding import Failed, Progress, Vectors, embed, silent, spread
 from slimbind.evaluate.metrics import Integers, Positives
+from slimbind.evaluate.outcome import Beside, Outcome
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.runtime.model import Model
 
@@ -30,12 +30,14 @@ class Paired:
         second: unit vectors ``[m, dim]``.
         pairs: which belong together: rows of ``first`` and ``second`` ``[p, 2]``. Every row is in a pair.
         failed: items that could not be read, and why.
+        items: which item of the data each row is ``[n]``, ``[m]``; None where they are all and in their order.
     """
 
     first: Vectors
     second: Vectors
     pairs: Integers
     failed: Failed = ()
+    items: tuple[Integers, Integers] | None = None
 
 
 def retrieval(
@@ -48,6 +50,7 @@ def retrieval(
     samples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    beside: Beside | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
     """Search the second side of each pair with the first, and the first with the second.
@@ -63,11 +66,13 @@ def retrieval(
         samples: most pairs, evenly spread over the data.
         seed: of the intervals.
         batch_size: most views in a forward pass.
+        beside: has the first record of several models; by default the first record of this one is what the others
+            are held against.
         progress: shows it.
 
     Returns:
-        A record for each codec; see ``score`` for its measures. A codec that needs more vectors than there are to
-        learn from is among what failed.
+        A record for each codec; see ``score`` for its measures. Those behind the first also have by how much they
+        differ from it. A codec that needs more vectors than there are to learn from is among what failed.
 
     Raises:
         UsageError: the data have no pairs, there is no such codec, the model lacks a modality, or nothing can be read.
@@ -91,26 +96,26 @@ def retrieval(
     }
     records: list[Record] = []
     failed = list(found.failed)
+    beside = beside or Beside()
     for text, spec in specs.items():
         try:
-            measures, directions = score(found, data.modalities, spec, prompts=asked, seed=seed, progress=progress)
+            outcomes, directions = search(found, data.modalities, spec, prompts=asked, progress=progress)
         except UsageError as error:  # too few vectors to learn codes from, which nobody knew before
             if text == WHOLE:
                 raise
             failed.append((f"codec {text}", error.message))
             continue
-        records.append(
-            Record(
-                task="retrieval",
-                title=f"{data.path.name}: {data.modalities[0]} and {data.modalities[1]}",
-                model=name or model.id,
-                settings=about | {"codec": text},
-                measures=measures,
-                details={"directions": directions},
-                failed=found.failed,
-                environment=environment(model),
-            )
+        record = Record(
+            task="retrieval",
+            title=f"{data.path.name}: {data.modalities[0]} and {data.modalities[1]}",
+            model=name or model.id,
+            settings=about | {"codec": text},
+            measures=_measures(spec, outcomes, seed),
+            details={"directions": directions},
+            failed=found.failed,
+            environment=environment(model),
         )
+        records.append(beside.add(record, outcomes, seed=seed))
     return [replace(records[0], failed=tuple(failed)), *records[1:]]
 
 
@@ -159,13 +164,15 @@ def embed_pairs(
     whole = np.unique(table[np.isin(table[:, 0], left.places) & np.isin(table[:, 1], right.places)], axis=0)
     if not len(whole):
         raise UsageError(f"of no pair of {data.path} both items could be embedded", hint="see what failed")
-    vectors, columns = [], []
-    for side, found in enumerate((left, right)):
-        kept, column = np.unique(whole[:, side], return_inverse=True)
-        vectors.append(found.vectors[np.searchsorted(found.places, kept)])
-        columns.append(column)
-    failed = (*data.skipped, *left.failed, *right.failed)
-    return Paired(vectors[0], vectors[1], np.stack(columns, axis=1).astype(np.int64), failed)
+    first, rows = np.unique(whole[:, 0], return_inverse=True)
+    second, columns = np.unique(whole[:, 1], return_inverse=True)
+    return Paired(
+        left.vectors[np.searchsorted(left.places, first)],
+        right.vectors[np.searchsorted(right.places, second)],
+        np.stack([rows, columns], axis=1).astype(np.int64),
+        failed=(*data.skipped, *left.failed, *right.failed),
+        items=(first, second),
+    )
 
 
 def score(
@@ -177,7 +184,25 @@ def score(
     seed: int = 0,
     progress: Progress = silent,
 ) -> tuple[dict[str, Estimate], dict[str, JsonValue]]:
-    """R@1, R@5, R@10 and the median rank of both directions, from embeddings that are there already.
+    """R@1, R@5, R@10 and the median rank of both directions, from embeddings that are there already; see ``search``.
+
+    Returns:
+        The measures, and for each direction how many queries and items it has.
+    """
+    spec = parse(codec, found.first.shape[1]) if isinstance(codec, str) else codec
+    outcomes, directions = search(found, modalities, spec, prompts=prompts, progress=progress)
+    return _measures(spec, outcomes, seed), directions
+
+
+def search(
+    found: Paired,
+    modalities: Sequence[str],
+    spec: CodecSpec,
+    *,
+    prompts: Vectors | None = None,
+    progress: Progress = silent,
+) -> tuple[list[Outcome], dict[str, JsonValue]]:
+    """Search both sides with the other one, from embeddings that are there already.
 
     A query's rank is that of the best item that belongs to it (R@k counts as CLIP_benchmark does). Of codecs with
     ``refine(...)`` the ten best are searched for, as ``slimbind search`` does; where the median lies behind them, it is
@@ -186,16 +211,14 @@ def score(
     Args:
         found: the pairs.
         modalities: of both sides, for the names.
-        codec: what the searched side is compressed with.
+        spec: what the searched side is compressed with.
         prompts: texts that codes are fitted to where texts search ``[any, dim]``.
-        seed: of the intervals.
         progress: shows it.
 
     Returns:
-        The measures, and for each direction how many queries and items it has.
+        What becomes of the queries of both directions, and for each direction how many queries and items it has.
     """
-    spec = parse(codec, found.first.shape[1]) if isinstance(codec, str) else codec
-    measures: dict[str, Estimate] = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))}
+    outcomes: list[Outcome] = []
     directions: dict[str, JsonValue] = {}
     names = list(modalities)
     if names[0] == names[1]:
@@ -208,25 +231,22 @@ def score(
         known = {"text": prompts} if prompts is not None and modalities[asking] == "text" else {}
         with progress(f"searching {direction}, {spec}", total=len(queries)) as advance:
             ranks = ranks_through(spec, queries, gallery, positives, known, advance)
-        statistics = {f"{direction} R@{depth}": metrics.mean_of(ranks <= depth) for depth in DEPTHS}
-        if np.isfinite(np.median(ranks)):
-            statistics[f"{direction} median rank"] = metrics.median_of(ranks)
         groups = positives.items[positives.starts[:-1]]
-        told = metrics.bootstrap(statistics, len(queries), groups=groups, seed=seed)
-        measures |= {name: _finite(estimate) for name, estimate in told.items()}
+        items = None if found.items is None else found.items[asking]
+        outcomes.append(Outcome.of_queries(direction, ranks, groups, items))
         directions[direction] = {
             "queries": len(queries),
             "items": len(gallery),
             "right items for each query": len(positives.items) / len(queries),
         }
-    return measures, directions
+    return outcomes, directions
 
 
-def _finite(estimate: Estimate) -> Estimate:
-    """Without an interval that reaches behind what was searched."""
-    if estimate.high is None or np.isfinite(estimate.high):
-        return estimate
-    return Estimate(estimate.value, n=estimate.n)
+def _measures(spec: CodecSpec, outcomes: Sequence[Outcome], seed: int) -> dict[str, Estimate]:
+    found = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))}
+    for outcome in outcomes:
+        found |= outcome.measures(seed=seed)
+    return found
 
 
 def _identity(item: Any) -> Hashable:  # noqa: ANN401  (each modality takes its own kinds)

@@ -23,6 +23,7 @@ from slimbind.evaluate import compare, inputs, memory, similarity, throughput
 from slimbind.evaluate.embedding import Progress, check_classes, silent
 from slimbind.evaluate.linear_probe import linear_probe
 from slimbind.evaluate.mixing import mixed
+from slimbind.evaluate.outcome import Beside
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.report.grouping import short_names
 from slimbind.evaluate.retrieval import retrieval
@@ -330,6 +331,7 @@ def _named(job: _Job, one: _Subject) -> Progress:
 
 def _zero_shot(job: _Job) -> Iterator[Record]:
     assert job.tasks.zero_shot is not None
+    beside = Beside()
     for one in job.subjects:
         with _opened(job, one) as model:
             yield zero_shot(
@@ -339,12 +341,14 @@ def _zero_shot(job: _Job) -> Iterator[Record]:
                 templates=job.tasks.templates,
                 samples=job.settings.most,
                 seed=job.settings.seed,
+                beside=beside,
                 progress=_named(job, one),
             )
 
 
 def _linear_probe(job: _Job) -> Iterator[Record]:
     assert job.tasks.train is not None
+    beside = Beside()
     for one in job.whole:  # a probe uses one tower, which a mix shares with one of the others
         with _opened(job, one) as model:
             yield linear_probe(
@@ -354,12 +358,14 @@ def _linear_probe(job: _Job) -> Iterator[Record]:
                 name=one.name,
                 samples=job.settings.most,
                 seed=job.settings.seed,
+                beside=beside,
                 progress=_named(job, one),
             )
 
 
 def _retrieval(job: _Job) -> Iterator[Record]:
     assert job.tasks.retrieval is not None
+    beside = Beside()
     for one in job.subjects:
         with _opened(job, one) as model:
             yield from retrieval(
@@ -369,6 +375,7 @@ def _retrieval(job: _Job) -> Iterator[Record]:
                 codecs=job.tasks.codecs,
                 samples=job.settings.most,
                 seed=job.settings.seed,
+                beside=beside,
                 progress=_named(job, one),
             )
 

@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
 from slimbind.datasets import Dataset
 from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
 from slimbind.evaluate.compression import check_plain, compressed, wanted
 from slimbind.evaluate.embedding import Progress, Vectors, check_classes, embed_labelled, reason, silent
+from slimbind.evaluate.outcome import Beside, Outcome
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.templates import choose, fill, usual
 from slimbind.runtime.model import Model
 
-_FROM_TOP5 = 5  # classes; below, CLIP_benchmark gives no top-5
 _TINY = 1e-6
 
 
@@ -31,6 +32,7 @@ def zero_shot(
     samples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    beside: Beside | None = None,
     progress: Progress = silent,
 ) -> Record:
     """``zero_shot_through`` without codecs: the record of whole embeddings."""
@@ -44,6 +46,7 @@ def zero_shot(
         samples=samples,
         seed=seed,
         batch_size=batch_size,
+        beside=beside,
         progress=progress,
     )
     return record
@@ -61,6 +64,7 @@ def zero_shot_through(
     samples: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    beside: Beside | None = None,
     progress: Progress = silent,
 ) -> list[Record]:
     """Classify a data set by the names of its classes.
@@ -80,12 +84,15 @@ def zero_shot_through(
         samples: most of them, evenly spread over the data.
         seed: of the intervals.
         batch_size: most views in a forward pass.
+        beside: has the first record of several models; by default the first record of this one is what the others
+            are held against.
         progress: shows it.
 
     Returns:
         A record for each codec, with ``bytes_per_vector`` where there are several, ``top-1``, ``top-5`` (from five
-        classes on) and ``mean class recall``; ``details`` has the classes and the confusion matrix (rows: true,
-        columns: told). A codec that needs more vectors than there are to learn from is among what failed.
+        classes on) and ``mean class recall``; those behind the first also have by how much they differ from it.
+        ``details`` has the classes and the confusion matrix (rows: true, columns: told). A codec that needs more
+        vectors than there are to learn from is among what failed.
 
     Raises:
         UsageError: there are no classes, a name is missing, a template has no ``{}``, there is no such codec or it has
@@ -103,39 +110,38 @@ def zero_shot_through(
     described = describe_classes(model, spoken, sentences, batch_size=batch_size, progress=progress)
     known = {"text": model.embed(prompts, "text")} if prompts and len(specs) > 1 and modality != "text" else {}
     items = embed_labelled(model, data, samples=samples, batch_size=batch_size, progress=progress)
+    about: dict[str, JsonValue] = {
+        "data": str(data.path),
+        "kind": data.kind,
+        "modality": modality,
+        "templates": ", ".join(templates) or usual(modality),
+        "sentences": len(sentences),
+        "first_sentence": sentences[0],
+        "items": len(items.labels),
+        "seed": seed,
+    }
     failed = list(items.failed)
     records: list[Record] = []
+    beside = beside or Beside()
     for text, spec in specs.items():
         try:
             stored, asked = compressed(spec, items.vectors, described, known)
         except UsageError as error:  # too few vectors to learn codes from, which nobody knew before
             failed.append((f"codec {text}", error.message))
             continue
-        measures, table = score(stored, items.labels, asked, seed=seed)
-        if len(specs) > 1:
-            measures = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))} | measures
-        records.append(
-            Record(
-                task="zero-shot",
-                title=f"{data.path.name}: {modality}, {len(classes)} classes",
-                model=name or model.id,
-                settings={
-                    "data": str(data.path),
-                    "kind": data.kind,
-                    "modality": modality,
-                    "templates": ", ".join(templates) or usual(modality),
-                    "sentences": len(sentences),
-                    "first_sentence": sentences[0],
-                    "items": len(items.labels),
-                    "seed": seed,
-                    "codec": text,
-                },
-                measures=measures,
-                details={"classes": [*spoken], "confusion": table.tolist()},
-                failed=items.failed,
-                environment=environment(model),
-            )
+        outcome, table = classify(stored, items.labels, asked, items=items.places)
+        size = {"bytes_per_vector": Estimate(float(spec.bytes_per_vector))} if len(specs) > 1 else {}
+        record = Record(
+            task="zero-shot",
+            title=f"{data.path.name}: {modality}, {len(classes)} classes",
+            model=name or model.id,
+            settings=about | {"codec": text},
+            measures=size | outcome.measures(seed=seed),
+            details={"classes": [*spoken], "confusion": table.tolist()},
+            failed=items.failed,
+            environment=environment(model),
         )
+        records.append(beside.add(record, [outcome], seed=seed))
     return [replace(records[0], failed=tuple(failed)), *records[1:]]
 
 
@@ -215,21 +221,25 @@ def describe_classes(
 def score(
     vectors: Vectors, labels: metrics.Integers, classes: Vectors, *, seed: int = 0
 ) -> tuple[dict[str, Estimate], metrics.Integers]:
-    """The measures and the confusion matrix ``[c, c]`` of embeddings that are there already.
+    """The measures and the confusion matrix ``[c, c]`` of embeddings that are there already; see ``classify``."""
+    outcome, table = classify(vectors, labels, classes)
+    return outcome.measures(seed=seed), table
+
+
+def classify(
+    vectors: Vectors, labels: metrics.Integers, classes: Vectors, *, items: metrics.Integers | None = None
+) -> tuple[Outcome, metrics.Integers]:
+    """What becomes of each item, and the confusion matrix ``[c, c]``, of embeddings that are there already.
 
     Args:
         vectors: of the items ``[n, dim]``.
         labels: class numbers ``[n]``.
         classes: of the classes ``[c, dim]``.
-        seed: of the intervals.
+        items: see ``Outcome``.
 
     Raises:
         UsageError: shapes or numbers do not fit; see ``metrics.rank``.
     """
     ranking = metrics.rank(vectors, classes, metrics.Positives.one_each(labels))
-    statistics = {"top-1": metrics.mean_of(ranking.ranks <= 1)}
-    if len(classes) >= _FROM_TOP5:
-        statistics["top-5"] = metrics.mean_of(ranking.ranks <= 5)
-    statistics["mean class recall"] = metrics.class_mean_of(ranking.ranks <= 1, labels)
-    measures = metrics.bootstrap(statistics, len(labels), seed=seed)
-    return measures, metrics.confusion(labels, ranking.first, len(classes))
+    outcome = Outcome.of_classes(ranking.ranks, labels, len(classes), items)
+    return outcome, metrics.confusion(labels, ranking.first, len(classes))

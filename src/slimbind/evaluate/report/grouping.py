@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from slimbind.evaluate.outcome import DIFFERENCE
 from slimbind.evaluate.record import Estimate, Record
 
 _SAY = ("codec", "scheme", "engine", "modality", "modalities")  # what tells columns of one model apart, first of all
@@ -36,8 +37,10 @@ class Group:
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """The names of all measures, in the order of the first record that has them."""
-        return tuple(dict.fromkeys(name for column in self.columns for name in column.record.measures))
+        """The names of all measures, as the first record that has them orders them; differences behind their number."""
+        found = dict.fromkeys(name for column in self.columns for name in column.record.measures)
+        behind = {name for name in found if name.endswith(DIFFERENCE) and name.removesuffix(DIFFERENCE) in found}
+        return tuple(one for name in found if name not in behind for one in (name, *({name + DIFFERENCE} & behind)))
 
     def estimate(self, measure: str, label: str) -> Estimate | None:
         """The number in a column, if there is one."""

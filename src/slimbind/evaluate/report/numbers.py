@@ -49,6 +49,12 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %" if -1.0 <= value <= 1.0 else _plain(value)
 
 
+def _points(value: float) -> str:
+    """A difference of two shares: a point is a hundredth of all items."""
+    told = f"{100 * value:+.1f}"
+    return f"{told.lstrip('+-') if float(told) == 0 else told} points"
+
+
 def _bytes(value: float) -> str:
     return binary(round(value)) if value >= 0 else f"-{binary(round(-value))}"
 
@@ -66,13 +72,16 @@ def _plain(value: float) -> str:
     return f"{value:,.1f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
+_SHARES = r"top.?\d|accuracy|recall|(^|[_ .])r@\d|precision|(^|[_ ])(share|same)"
 _KINDS: tuple[tuple[re.Pattern[str], Callable[[float], str]], ...] = (
+    (re.compile(rf"(?i)({_SHARES}).* difference$"), _points),
+    (re.compile(r"(?i)rank difference$"), lambda value: f"{value:+g}" if value else "0"),
     (re.compile(r"(?i)(^|[_ ])(bytes|rss)$|^bytes_"), _bytes),
     (re.compile(r"(?i)(^|[_ ])(seconds|latency|p50|p90|p95|p99)($|_s$)"), _seconds),
     (re.compile(r"(?i)(^|[_ ])ms$"), lambda value: f"{value:.3g} ms"),
     (re.compile(r"(?i)cosine|centred"), lambda value: f"{value:.5f}"),
     (re.compile(r"(?i)ratio|speedup"), lambda value: f"{value:.2f}x"),
-    (re.compile(r"(?i)top.?\d|accuracy|recall|(^|[_ .])r@\d|precision|(^|[_ ])(share|same)"), _percent),
+    (re.compile(rf"(?i){_SHARES}"), _percent),
     (re.compile(r"(?i)(^|[_ ])dB$"), lambda value: f"{value:.1f} dB"),
     (re.compile(r"(?i)difference|shift"), lambda value: f"{value:.4f}".replace("-0.0000", "0.0000")),
 )
