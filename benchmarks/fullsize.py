@@ -66,30 +66,32 @@ def full_size(
         depth: only so many of the first blocks; all by default.
         seed: of the weights.
     """
+    tensors = state_dict(modality, outliers=outliers, balance=balance, depth=depth, seed=seed)
+    checkpoint = registry.detect({key: tuple(value.shape) for key, value in tensors.items()})
+    made = dict(registry.convert(checkpoint, modality, tensors.pop))
+    return registry.load(registry.build("imagebind", modality, checkpoint.configs[modality]), made)
+
+
+def state_dict(
+    modality: str, *, outliers: bool = False, balance: float = 0.0, depth: int | None = None, seed: int = 0
+) -> dict[str, Tensor]:
+    """The weights of ``full_size`` with the names and in the shapes of the released checkpoint."""
     values_of = runpy.run_path(str(ROOT / "benchmarks" / "make_huge.py"))["values_of"]
-    listed = json.loads(STATE_DICT.read_text(encoding="utf-8"))
-    shapes = {
-        key: tuple(shape)
-        for key, (shape, _) in listed.items()
-        if key.split(".")[1] == modality and _is_kept(key, depth)
-    }
-    checkpoint = registry.detect(shapes)
-
-    def read(key: str) -> Tensor:
-        rng = np.random.default_rng([seed, *key.encode()])  # a generator per tensor, as in the checkpoint
-        values = values_of(key, shapes[key], rng, outliers=outliers)
-        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-
-    tensors = dict(registry.convert(checkpoint, modality, read))
+    tensors = {}
+    for key, (shape, _) in json.loads(STATE_DICT.read_text(encoding="utf-8")).items():
+        if key.split(".")[1] == modality and _is_kept(key, depth):
+            rng = np.random.default_rng([seed, *key.encode()])  # a generator per tensor, as in the checkpoint
+            values = values_of(key, tuple(shape), rng, outliers=outliers)
+            tensors[key] = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
     if outliers and balance:
-        _balance(tensors, balance)
-    return registry.load(registry.build("imagebind", modality, checkpoint.configs[modality]), tensors)
+        balance_gains(tensors, balance)
+    return tensors
 
 
-def _balance(tensors: dict[str, Tensor], power: float) -> None:
+def balance_gains(tensors: dict[str, Tensor], power: float) -> None:
     for name, gain in tensors.items():
-        if name.startswith("blocks.") and name.endswith((".norm_1.weight", ".norm_2.weight")):
-            reader = name.replace("norm_1.weight", "attn.qkv.weight").replace("norm_2.weight", "mlp.fc1.weight")
+        if ".blocks." in name and name.endswith((".norm_1.weight", ".norm_2.weight")):
+            reader = name.replace("norm_1.weight", "attn.in_proj_weight").replace("norm_2.weight", "mlp.fc1.weight")
             loud = gain.abs() > _LOUD
             tensors[reader][:, loud] *= gain[loud].abs() ** -power
 

@@ -11,6 +11,7 @@ _WEIGHTS = {
     "balanced": "with outlier channels",
     "outlier": "with outlier channels that bf16 does not survive",
 }
+PLAIN = "slimbind's plain tower, PyTorch eager"
 _COLUMNS = {
     "paper_plain": "the paper's recipe, mean / min",
     "ours_plain": "ours",
