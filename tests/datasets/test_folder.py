@@ -62,6 +62,20 @@ def test_what_is_no_data_set_says_what_was_looked_for(tmp_path: Path) -> None:
         datasets.open(tmp_path)
 
 
+def test_a_folder_that_may_not_be_listed_is_an_error_of_the_data(
+    tmp_path: Path, picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    picture(tmp_path / "cat" / "1.png")
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(DatasetError, match=f"{tmp_path} cannot be read: Permission denied"):
+        datasets.open(tmp_path)
+    with pytest.raises(DatasetError, match="cannot be read: File name too long"):
+        datasets.open("x" * 5000)
+
+
 def test_arguments_that_do_not_fit_are_refused(tmp_path: Path, picture) -> None:
     picture(tmp_path / "cat" / "a.png")
     for wrong, message in (

@@ -72,6 +72,26 @@ def test_captions_make_pairs_and_a_list_makes_several(tmp_path: Path) -> None:
     assert [why for _, why in found.skipped] == ["nothing in column caption"] * 2
 
 
+def test_texts_are_texts_however_they_are_kept(tmp_path: Path) -> None:
+    kinds = [
+        pa.large_string(),
+        pa.dictionary(pa.int8(), pa.string()),
+        pa.large_list(pa.string()),
+        pa.list_(pa.string(), 1),
+    ]
+    for number, kind in enumerate(kinds):
+        cells = [["words"]] if "list" in str(kind) else ["words"]
+        columns = {"image": _media(b"P"), "caption": pa.array(cells, kind)}
+        found = datasets.open(_write(tmp_path / f"{number}.parquet", columns, {"image": {"_type": "Image"}}))
+        assert [one.text for one in found] == ["words"], kind
+
+
+def test_a_path_that_is_no_text_tells_nothing(tmp_path: Path) -> None:
+    cells = pa.array([{"bytes": b"P", "path": 5}], pa.struct([("bytes", pa.binary()), ("path", pa.int64())]))
+    with pytest.raises(UsageError, match="does not tell its modality"):
+        datasets.open(_write(tmp_path / "x.parquet", {"image": cells}))
+
+
 def test_a_path_in_a_cell_stays_beside_the_file(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": path} for path in ("a/b.wav", "../x.wav", "/etc/x.wav", None)]
     path = _write(tmp_path / "d" / "x.parquet", {"clip": _media(*cells), "label": pa.array([7, 7, 7, 7])})

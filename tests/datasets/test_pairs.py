@@ -94,6 +94,9 @@ def test_rows_that_lack_something_are_left_out(tmp_path: Path) -> None:
         ("binary.csv", b"image,caption\n\xff\xfe\x00\x01"),
         ("quote.csv", b'image,caption\n"a.jpg,one\n'),
         ("one line.csv", b"image,caption\n" + b"a," * 600_000),
+        ("many columns.csv", b"c," * 600_000),
+        ("one row of many lines.csv", b'image,caption\n"a.jpg' + b'\n","' * 300_000),
+        ("utf-16.csv", "image,caption\na.jpg,one\n".encode("utf-16")),
         ("endless.csv", b"image,caption\na.jpg," + b"x" * 200_000),
         ("empty.parquet", b""),
         ("rubbish.parquet", b"PAR1" + bytes(64) + b"PAR1"),
@@ -104,6 +107,35 @@ def test_what_is_no_table_is_refused(tmp_path: Path, name: str, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(DatasetError):
         list(datasets.open(path, kind="pairs"))
+
+
+def test_the_line_that_is_wrong_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('image,caption\na.jpg,"one\ntwo"\nb.jpg,"x" y\n')
+    with pytest.raises(DatasetError, match="p.csv is no table: line 4: "):
+        list(datasets.open(path, kind="pairs"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_lines_may_end_as_anywhere_and_begin_with_a_mark(tmp_path: Path, end: str, encoding: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(end.join(["image,caption", "a.jpg,été", 'b.jpg,"two', 'lines"', ""]).encode(encoding))
+    assert [one.text for one in datasets.open(path)] == ["été", f"two{end}lines"]
+
+
+def test_texts_in_a_dictionary_are_texts(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"image": ["a.jpg", "b.jpg"], "caption": pa.array(["x", "x"]).dictionary_encode()})
+    pq.write_table(table, tmp_path / "p.parquet")
+    assert [one.text for one in datasets.open(tmp_path / "p.parquet")] == ["x", "x"]
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table([["a.jpg"], ["x"], ["y"]], names=["image", "caption", "caption"]), tmp_path / "p.parquet")
+    with pytest.raises(DatasetError, match="caption"):
+        datasets.open(tmp_path / "p.parquet")
 
 
 def test_a_parquet_file_that_was_cut_is_refused(tmp_path: Path) -> None:

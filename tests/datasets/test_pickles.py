@@ -119,6 +119,24 @@ def test_whatever_else_a_pickle_wants_is_refused(name: str, capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
+# The empty tuple, twice in a tuple that is twice in a tuple, and so on: as text, or for a hash, it has 2^60 parts.
+_BUSHY = b")" + b"".join(b"q%ch%c\x86" % (place, place) for place in range(60))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\x80\x04" + _BUSHY + b"X\x01\x00\x00\x00x\x93.", "a name that is no text"),
+        (b"\x80\x04" + _BUSHY + b")R.", "something else than uint8"),
+        (b"\x80\x04" + b"]" * 2_500_000 + b".", "more than 2000000 instructions"),
+    ],
+    ids=["name", "function", "lists"],
+)
+def test_a_small_pickle_does_not_take_time_or_memory_without_end(data: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loads(data)
+
+
 @pytest.mark.parametrize("shape", [(1 << 40,), (3, 5), (-1, 4), ("2", 2)])
 def test_an_array_has_the_bytes_it_claims(shape: tuple[object, ...]) -> None:
     whole = np.zeros((2, 2), np.uint8)

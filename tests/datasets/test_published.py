@@ -101,6 +101,15 @@ def test_labels_without_a_class_are_left_out(tmp_path: Path) -> None:
     assert [why for _, why in found.skipped] == ["has the label 10", "has the label -1", "has the label True"]
 
 
+def test_a_label_that_is_a_tree_is_left_out_by_its_type(tmp_path: Path) -> None:
+    label: tuple[object, ...] = ()
+    for _ in range(60):  # as text it would have 2^60 parts
+        label = (label, label)
+    found = datasets.open(_cifar10(tmp_path, labels=[label, 1, None, 9]))
+    assert [one.label for one in found] == [1, 9]
+    assert [why for _, why in found.skipped] == ["has the label of type tuple", "has the label of type NoneType"]
+
+
 def test_cifar_with_missing_files_says_which(tmp_path: Path) -> None:
     place = _cifar10(tmp_path)
     (place / "data_batch_3").unlink()

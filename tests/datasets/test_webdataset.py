@@ -131,6 +131,32 @@ def test_what_is_no_file_or_leaves_the_tar_is_left_out(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.tar"]
 
 
+def test_a_type_that_is_twice_in_a_sample_or_too_large_for_a_text_is_left_out(tmp_path: Path) -> None:
+    files = [("1.jpg", b"J"), ("1.JPG", b"K"), ("1.txt", b"words"), ("2.jpg", b"L"), ("2.txt", b"x" * (4 << 20 | 1))]
+    found = datasets.open(_tar(tmp_path / "x.tar", [(tarfile.TarInfo(name), data) for name, data in files]))
+    assert [(one.data, one.text) for one in found] == [(b"J", "words")]
+    assert found.skipped == [
+        ("x.tar/1.JPG", "is the second .jpg of its sample"),
+        ("x.tar/2.txt", "has 4194305 bytes; the limit is 4194304"),
+        ("x.tar/2", "has no .txt"),
+    ]
+
+
+def test_a_list_of_holes_has_an_end(tmp_path: Path) -> None:
+    """Old GNU tars list a sparse file's pieces in as many blocks as they like, and ``tarfile`` keeps them all."""
+    info = tarfile.TarInfo("1.jpg")
+    info.type = tarfile.GNUTYPE_SPARSE
+    first, more = bytearray(info.tobuf(tarfile.GNU_FORMAT)), bytearray(512)
+    first[482], more[504] = 1, 1  # there are more
+    for place in range(0, 21 * 24, 12):
+        more[place : place + 12] = b"%011o\0" % 512
+    first[148:156] = b" " * 8
+    first[148:156] = b"%06o\0 " % sum(first)
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(bytes(first) + bytes(more) * 4096, 1))
+    with pytest.raises(DatasetError, match="claims 512 bytes, and may have 0"):
+        datasets.open(tmp_path / "x.tar.gz")
+
+
 def _broken(kind: str, whole: bytes) -> bytes:
     header = bytearray(whole[:512])
     if kind == "huge":

@@ -34,7 +34,7 @@ class Cifar(Dataset):
         UsageError: there is no such split.
     """
 
-    def __init__(self, path: Path, kind: str, *, split: str | None = None) -> None:
+    def __init__(self, path: Path, kind: str, split: str | None = None) -> None:
         splits = _SPLITS[kind]
         wanted = {"all": sum(splits.values(), ()), **splits}
         if (split or "test") not in wanted:
@@ -62,7 +62,8 @@ class Cifar(Dataset):
             pictures = array.reshape(-1, _COLOURS, _SIDE, _SIDE).transpose(0, 2, 3, 1)
             for number, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
                 if type(label) is not int or not 0 <= label < len(self.classes or ()):
-                    self.skip(f"{batch} {number}", f"has the label {label!r}")
+                    told_as = label if isinstance(label, int) else f"of type {type(label).__name__}"
+                    self.skip(f"{batch} {number}", f"has the label {told_as}")
                 else:
                     yield Sample(picture.copy(), label, id=f"{batch} {number}")
 

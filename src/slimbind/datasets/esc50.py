@@ -35,8 +35,9 @@ class Esc50(Dataset):
             raise UsageError.unknown("split of esc50", split, _SPLITS)
         listed = _rows(path / _LIST)
         classes = sorted({category for _, _, category in listed})
+        labels = {category: number for number, category in enumerate(classes)}
         folds = _SPLITS[split or "all"]
-        self._rows = [(name, classes.index(category)) for name, fold, category in listed if fold in folds]
+        self._rows = [(name, labels[category]) for name, fold, category in listed if fold in folds]
         super().__init__("esc50", path, modalities=("audio",), classes=classes, count=len(self._rows))
 
     def _samples(self) -> Iterator[Sample]:

@@ -15,7 +15,7 @@ from slimbind.modalities import MODALITIES, check_modality, modality_of
 
 _TEXT_BYTES = 400_004  # what the longest text that is accepted can take
 _NAMES_BYTES = 16 << 20
-_LINE = 1 << 20  # characters of a table's line; each cell has at most 131072
+_ROW = 1 << 20  # characters of a table's row, be it of one line or of many; each cell has at most 131072
 # Notes and tables lie beside many data; they are what is meant only where there is nothing else.
 _BESIDE = ("text", "imu")
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
@@ -155,22 +155,30 @@ def rows(path: Path, delimiter: str = ",") -> Iterator[list[str]]:
     """The rows of a table in UTF-8, its header first; blank lines are empty rows.
 
     Raises:
-        DatasetError: it cannot be read, is no UTF-8, no table, or has a line without end.
+        DatasetError: it cannot be read, is no UTF-8, no table, or has a row without end.
     """
 
+    number, left = 0, _ROW
+
     def lines(file: TextIO) -> Iterator[str]:
-        while line := file.readline(_LINE):
-            if len(line) == _LINE:
-                raise csv.Error(f"a line of more than {_LINE} characters")
+        nonlocal number, left
+        while line := file.readline(left):
+            number, left = number + 1, left - len(line)
+            if not left:
+                raise csv.Error(f"a row of {_ROW} characters or more")
             yield line
 
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            yield from csv.reader(lines(file), delimiter=delimiter, strict=True)
+            for row in csv.reader(lines(file), delimiter=delimiter, strict=True):
+                left = _ROW
+                yield row
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}", hint="check the path") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path} is no table: {error}", hint="save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DatasetError(f"{path} is no table: line {number}: {error}", hint="save it as CSV in UTF-8") from error
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is no table in UTF-8: {error}", hint="save it as CSV in UTF-8") from error
 
 
 def _told(files: list[Path]) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from slimbind.datasets.dataset import Dataset, Sample
 from slimbind.datasets.files import inside, listed, modality_of_names
-from slimbind.datasets.parquet import parquet_file
+from slimbind.datasets.parquet import parquet_file, parquet_rows
 from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import check_modality
 
@@ -90,16 +91,12 @@ class HfParquet(Dataset):
 
     def _samples(self) -> Iterator[Sample]:
         for piece in self._files:
-            number = -1
-            with parquet_file(piece) as file:
-                for batch in file.iter_batches(_ROWS, columns=self._wanted):
-                    for values in zip(*(batch.column(name).to_pylist() for name in self._wanted), strict=True):
-                        number += 1
-                        row = dict(zip(self._wanted, values, strict=True))
-                        try:
-                            yield from self._row(row, piece, f"{piece.name}, row {number + 1}")
-                        except ValueError as error:
-                            self.skip(f"{piece.name}, row {number + 1}", str(error))
+            for number, values in enumerate(parquet_rows(piece, self._wanted, _ROWS), start=1):
+                name = f"{piece.name}, row {number}"
+                try:
+                    yield from self._row(dict(zip(self._wanted, values, strict=True)), piece, name)
+                except ValueError as error:
+                    self.skip(name, str(error))
 
     def _row(self, row: Mapping[str, Any], piece: Path, name: str) -> Iterator[Sample]:
         data = _medium(row[self._data], piece.parent)
@@ -172,13 +169,18 @@ def _columns(schema: Any) -> _Columns:  # noqa: ANN401  (pyarrow has no types)
             names = feature.get("names")
             named = isinstance(names, list) and all(isinstance(name, str) for name in names)
             classes[field.name] = names if named else None
-        elif _is_text(kind, types) or (types.is_list(kind) and _is_text(kind.value_type, types)):
+        elif _is_text(kind, types) or (_is_list(kind, types) and _is_text(kind.value_type, types)):
             texts.append(field.name)
     return _Columns(media, classes, tuple(texts))
 
 
 def _is_text(kind: Any, types: Any) -> bool:  # noqa: ANN401
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    kind = kind.value_type if types.is_dictionary(kind) else kind  # as pandas writes what repeats itself
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_list(kind: Any, types: Any) -> bool:  # noqa: ANN401
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def _chosen(path: Path, there: _Columns, asked: Sequence[str] | None) -> tuple[str, str | None, str | None]:
@@ -206,10 +208,8 @@ def _modality(file: Path, column: str, there: _Columns, asked: str | None) -> st
     """The modality of a column: as asked, as the metadata say, or as the paths of the first rows do."""
     if asked or there.media[column]:
         return check_modality(asked or there.media[column])
-    with parquet_file(file) as opened:
-        batch = next(opened.iter_batches(_ROWS, columns=[column]), None)
-        rows = [] if batch is None else batch.column(column).to_pylist()
-    found = modality_of_names(row["path"] for row in rows if row and row["path"])
+    cells = [cell for (cell,) in islice(parquet_rows(file, [column], _ROWS), _ROWS)]
+    found = modality_of_names(cell["path"] for cell in cells if cell and isinstance(cell["path"], str))
     if found is None:
         raise UsageError(f"column {column} of {file} does not tell its modality", hint="say which one: modality")
     return found

@@ -39,7 +39,7 @@ class Idx(Dataset):
         DatasetError: files are missing, cut, or no idx files. UsageError: there is no such split.
     """
 
-    def __init__(self, path: Path, kind: str, *, split: str | None = None) -> None:
+    def __init__(self, path: Path, kind: str, split: str | None = None) -> None:
         found = _files(path)
         wanted = {**{name: [files] for name, files in found.items()}, "all": list(found.values())}
         only = "test" if "test" in found else next(iter(found), "test")

@@ -53,6 +53,18 @@ def _one(fits: Callable[[Path], bool]) -> Callable[[tuple[Path, ...]], bool]:
     return lambda paths: len(paths) == 1 and fits(paths[0])
 
 
+def _published(
+    name: str, what: str, kind_of: Callable[[Path], str | None], make: Callable[[Path, str, str | None], Dataset]
+) -> _Kind:
+    """One of the data sets that share a format, with the splits its authors made."""
+    return _Kind(
+        what,
+        _one(lambda path: kind_of(path) == name),
+        lambda asked: make(asked.path, name, asked.split),
+        frozenset({"split"}),
+    )
+
+
 def _is_table(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in TABLES
 
@@ -63,29 +75,20 @@ def _shards(asked: _Asked) -> list[Path]:
 
 # In the order in which they are tried; what is most particular comes first.
 _KINDS: dict[str, _Kind] = {
-    "cifar10": _Kind(
-        "cifar-10-python.tar.gz, or a folder with batches.meta and test_batch",
-        _one(lambda path: cifar.kind_of(path) == "cifar10"),
-        lambda asked: cifar.Cifar(asked.path, "cifar10", split=asked.split),
-        frozenset({"split"}),
+    "cifar10": _published(
+        "cifar10", "cifar-10-python.tar.gz, or a folder with batches.meta and test_batch", cifar.kind_of, cifar.Cifar
     ),
-    "cifar100": _Kind(
-        "cifar-100-python.tar.gz, or a folder with meta and test",
-        _one(lambda path: cifar.kind_of(path) == "cifar100"),
-        lambda asked: cifar.Cifar(asked.path, "cifar100", split=asked.split),
-        frozenset({"split"}),
+    "cifar100": _published(
+        "cifar100", "cifar-100-python.tar.gz, or a folder with meta and test", cifar.kind_of, cifar.Cifar
     ),
-    "fashion-mnist": _Kind(
-        "the same as idx, in a place whose name has 'fashion' in it",
-        _one(lambda path: idx.kind_of(path) == "fashion-mnist"),
-        lambda asked: idx.Idx(asked.path, "fashion-mnist", split=asked.split),
-        frozenset({"split"}),
+    "fashion-mnist": _published(
+        "fashion-mnist", "the same as idx, in a place whose name has 'fashion' in it", idx.kind_of, idx.Idx
     ),
-    "idx": _Kind(
+    "idx": _published(
+        "idx",
         "t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, plain or .gz, or their folder",
-        _one(lambda path: idx.kind_of(path) == "idx"),
-        lambda asked: idx.Idx(asked.path, "idx", split=asked.split),
-        frozenset({"split"}),
+        idx.kind_of,
+        idx.Idx,
     ),
     "esc50": _Kind(
         "a folder with meta/esc50.csv and audio/",
@@ -169,13 +172,23 @@ def open(
         split,
         None if root is None else Path(root).expanduser(),
     )
+    try:
+        return _opened(asked, kind)
+    except OSError as error:  # a folder that may not be listed, a name longer than names are
+        raise DatasetError(f"{error.filename or asked.path} cannot be read: {error.strerror}") from error
+
+
+def _opened(asked: _Asked, kind: str) -> Dataset:
+    """The data set, whatever kind it turns out to be."""
     for path in asked.paths:
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder", hint="check the path")
     name = _detected(asked.paths) if kind == "auto" else kind
     chosen = _KINDS[name]
-    if chosen.paths is not None and len(paths) != chosen.paths:
-        raise UsageError(f"{len(paths)} paths were named for a data set of kind {name}", hint=f"it is {chosen.what}")
+    if chosen.paths is not None and len(asked.paths) != chosen.paths:
+        raise UsageError(
+            f"{len(asked.paths)} paths were named for a data set of kind {name}", hint=f"it is {chosen.what}"
+        )
     for option in ("columns", "split", "root"):
         if getattr(asked, option) is not None and option not in chosen.options:
             takes = [other for other, entry in _KINDS.items() if option in entry.options]
@@ -184,7 +197,7 @@ def open(
                 hint=f"for {', '.join(takes)} only",
             )
     made = chosen.make(asked)
-    for wanted, found in zip(told, made.modalities, strict=False):
+    for wanted, found in zip(asked.modalities, made.modalities, strict=False):
         if wanted not in (None, found):
             raise UsageError(f"{wanted} was asked for, but {asked.path} has {found}", hint=f"it is of kind {name}")
     return made

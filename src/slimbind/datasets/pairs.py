@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slimbind.datasets.dataset import Dataset, Sample
 from slimbind.datasets.files import inside, modality_of_names, rows
-from slimbind.datasets.parquet import parquet_file
+from slimbind.datasets.parquet import parquet_file, parquet_rows
 from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import check_modality
 
@@ -107,10 +107,8 @@ class _Parquet:
 
     def rows(self, columns: tuple[str, str]) -> Iterator[tuple[str | None, ...]]:
         """The cells of these columns, row by row; None where a cell is empty or holds something else than text."""
-        with parquet_file(self.path) as file:
-            for batch in file.iter_batches(_ROWS, columns=list(columns)):
-                for row in zip(*(batch.column(name).to_pylist() for name in columns), strict=True):
-                    yield tuple(cell if isinstance(cell, str) else None for cell in row)
+        for row in parquet_rows(self.path, columns, _ROWS):
+            yield tuple(cell if isinstance(cell, str) else None for cell in row)
 
 
 def _modality(path: Path, column: str, cells: Sequence[str | None]) -> str:

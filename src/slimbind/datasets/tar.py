@@ -17,7 +17,7 @@ from slimbind.errors import DatasetError
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 MEMBER_BYTES = 512 << 20  # the largest member that is read; CIFAR-100's training set is 155 MB
 _BLOCK = 512
-_HEADER_BYTES = 1 << 20  # of what stands before a member: its name, mostly
+_HEADER_BYTES = 1 << 20  # of all that stands before a member: its name, mostly
 _MEND = "copy or download it again"
 
 
@@ -31,19 +31,20 @@ class Member:
 
 
 class _Bounded(io.RawIOBase):
-    """A file of which nobody reads more than ``most`` at once, and that knows what was read last.
+    """A file of which nobody reads more than it was granted, and that knows what was read last.
 
-    ``tarfile`` reads long names whole, and a few compressed bytes can promise gigabytes of them.
+    ``tarfile`` reads long names and lists of holes whole, and a few compressed bytes can promise gigabytes of them.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.most = _HEADER_BYTES
+        self.granted = 0
         self.last = b""
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= self.most:
-            raise tarfile.ReadError(f"something in it claims {size} bytes; the limit is {self.most}")
+        if not 0 <= size <= self.granted:
+            raise tarfile.ReadError(f"something in it claims {size} bytes, and may have {self.granted}")
+        self.granted -= size
         self.last = self._file.read(size)
         return self.last
 
@@ -85,6 +86,7 @@ def members(
 
 
 def _members(file: _Bounded, max_bytes: int, left_out: Callable[[str, str], object]) -> Iterator[Member]:
+    file.granted = _HEADER_BYTES
     with tarfile.open(fileobj=file, mode="r:") as tar:
         end = 0
         while (found := tar.next()) is not None:
@@ -93,11 +95,12 @@ def _members(file: _Bounded, max_bytes: int, left_out: Callable[[str, str], obje
                 raise tarfile.ReadError(f"{found.name} claims {found.size} bytes")
             end = tar.offset
             if found.isdir():
-                continue
-            if why := _problem(found, max_bytes):
+                pass
+            elif why := _problem(found, max_bytes):
                 left_out(found.name, why)
-                continue
-            yield Member(found.name, found.size, partial(_content, tar, found, file))
+            else:
+                yield Member(found.name, found.size, partial(_content, tar, found, file))
+            file.granted = _HEADER_BYTES
         # A damaged header in the middle is the end to tarfile. A tar ends with a block of zeros, or with its file.
         if file.last.strip(b"\0") or 0 < len(file.last) < _BLOCK:
             raise tarfile.ReadError("it was cut, or is damaged")
@@ -116,8 +119,5 @@ def _problem(found: tarfile.TarInfo, max_bytes: int) -> str:
 
 def _content(tar: tarfile.TarFile, found: tarfile.TarInfo, file: _Bounded) -> bytes:
     inner = tar.extractfile(found)
-    file.most = found.size
-    try:
-        return b"" if inner is None else inner.read()
-    finally:
-        file.most = _HEADER_BYTES
+    file.granted = found.size
+    return b"" if inner is None else inner.read()

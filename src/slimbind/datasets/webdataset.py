@@ -71,6 +71,7 @@ class WebDataset(Dataset):
             for told, name in zip(modalities, self._types, strict=False)
         ]
         self._captioned = len(self._types) == 1 and captioned and kinds != ["text"]
+        self._class = {name: number for number, name in reversed([*enumerate(names or ())])}  # the first of its name
         super().__init__("webdataset", path, modalities=tuple(kinds + ["text"] * self._captioned), classes=names)
 
     def _look(self) -> tuple[list[str], bool]:
@@ -115,9 +116,15 @@ class WebDataset(Dataset):
         for shard in self._shards:
             found = members(shard, max_bytes=_MEDIA_BYTES, left_out=partial(self._leave_out, shard))
             for key, group in groupby(found, key=lambda member: _split(member)[0]):
-                files = {
-                    kind: member.read() if kind in wanted else b"" for member in group if (kind := _split(member)[1])
-                }
+                files: Files = {}
+                for member in group:
+                    kind = _split(member)[1]
+                    if kind in files:
+                        self._leave_out(shard, member.name, f"is the second .{kind} of its sample")
+                    elif kind in _DESCRIBING and member.size > _SMALL:
+                        self._leave_out(shard, member.name, f"has {member.size} bytes; the limit is {_SMALL}")
+                    elif kind:
+                        files[kind] = member.read() if kind in wanted else b""
                 if files:
                     yield f"{shard.name}/{key}", files
 
@@ -132,8 +139,8 @@ class WebDataset(Dataset):
             told = about.get("label", about.get("cls"))
         if told is None:
             return None
-        if isinstance(told, str) and self.classes and told in self.classes:
-            return self.classes.index(told)
+        if isinstance(told, str) and told in self._class:
+            return self._class[told]
         try:
             number = int(told) if isinstance(told, int | str) and not isinstance(told, bool) else -1
         except ValueError:
@@ -193,11 +200,8 @@ def _chosen(types: Sequence[str], modality: str | None, path: Path) -> list[str]
 
 
 def _text(files: Files, kind: str) -> str:
-    raw = files[kind]
-    if len(raw) > _SMALL:
-        raise ValueError(f"has a .{kind} of {len(raw)} bytes")
     try:
-        text = raw.decode("utf-8-sig").strip()
+        text = files[kind].decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise ValueError(f"has a .{kind} that is not UTF-8") from None
     if not text:
