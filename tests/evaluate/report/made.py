@@ -38,6 +38,10 @@ def _estimate(value: float, n: int = 500) -> Estimate:
     return Estimate(value, value - 0.02, value + 0.02, n)
 
 
+def _difference(measure: str, loss: float) -> dict[str, Estimate]:
+    return {f"{measure} difference": Estimate(-loss, -loss - 0.015, -loss + 0.01, 500)} if loss else {}
+
+
 def zero_shot(name: str, loss: float, count: int = 10) -> Record:
     draw = np.random.default_rng(0)
     classes = CLASSES if count == 10 else [f"class {number}" for number in range(count)]
@@ -47,7 +51,7 @@ def zero_shot(name: str, loss: float, count: int = 10) -> Record:
         f"photos: vision, {count} classes",
         name,
         {"data": "/data/photos", "templates": ["a photo of a {}", "a bad photo of a {}"], "seed": 0, "items": 500},
-        {"top-1": _estimate(0.71 - loss), "top-5": _estimate(0.93 - loss)},
+        {"top-1": _estimate(0.71 - loss), "top-5": _estimate(0.93 - loss)} | _difference("top-1", loss),
         {"classes": classes, "confusion": table.tolist()},
         (("/data/photos/cat/broken.png", "no known image format"),) if not loss else (),
         ENVIRONMENT,
@@ -57,6 +61,7 @@ def zero_shot(name: str, loss: float, count: int = 10) -> Record:
 def retrieval(name: str, loss: float) -> Record:
     sides = {"text to vision": 0.5 - loss, "vision to text": 0.45 - loss}
     measures = {f"{side} R@{k}": _estimate(value + k / 50) for side, value in sides.items() for k in (1, 5, 10)}
+    measures |= _difference("text to vision R@1", loss)
     details = {"directions": {side: {"queries": 500, "gallery": 500, "median rank": 3} for side in sides}}
     return Record("retrieval", "captions", name, {"seed": 0}, measures, details, (), ENVIRONMENT)
 

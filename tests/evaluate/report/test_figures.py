@@ -34,6 +34,27 @@ def test_every_figure_has_a_caption_and_is_told_to_those_who_do_not_see_it(page,
     assert all(image.get("src").startswith("data:image/png;base64,") for image in root.iter("img"))
 
 
+def test_differences_are_drawn_around_zero_to_one_scale(page, said):
+    def record(name, measures):
+        return Record("retrieval", "pairs", name, measures={"R@1": Estimate(0.5), "R@5": Estimate(0.6)} | measures)
+
+    found = {"R@1 difference": Estimate(-0.02, -0.05, 0.01), "R@5 difference": Estimate(0.03, 0.02, 0.04)}
+    root = page([record("split", {}), record("int8", found | {"median rank difference": Estimate(2, 1, 3)})])
+    drawn = figures(root)
+    assert [said(figure.find("figcaption")).split(":")[0] for figure in drawn] == ["R@1", "R@5"], "ranks have none"
+    first, second = (figure.find("svg") for figure in drawn)
+    assert "int8 -2.0 points (-5.0 to +1.0 points)" in first.get("aria-label")
+    zero = [[line.get("x1") for line in svg.iter("line") if line.get("class") == "axis"] for svg in (first, second)]
+    assert zero[0] == zero[1] and len(zero[0]) == 1
+    (left,), (right,) = ([float(circle.get("cx")) for circle in svg.iter("circle")] for svg in (first, second))
+    assert left < float(zero[0][0]) < right
+
+
+def test_nothing_but_zero_can_be_drawn(page):
+    same = Record("retrieval", "pairs", "int8", measures={"R@1 difference": Estimate(0.0, 0.0, 0.0)})
+    assert len(figures(page([same]))) == 1
+
+
 def test_a_confusion_matrix_shows_shares_of_each_class_and_names_the_worst_pairs(page, said):
     details = {"classes": ["cat", "dog", "cow"], "confusion": [[8, 2, 0], [0, 4, 0], [5, 0, 5]]}
     root = page([Record("zero-shot", "animals", "mini", details=details)])

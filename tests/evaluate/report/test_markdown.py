@@ -24,6 +24,19 @@ def test_a_row_for_each_measure_and_a_column_for_each_model():
     ]
 
 
+def test_a_difference_stands_behind_its_number():
+    first = Record("zero-shot", "x", "f32", measures={"top-1": Estimate(0.7), "top-5": Estimate(0.9)})
+    second = Record(
+        "zero-shot", "x", "int8", measures=first.measures | {"top-1 difference": Estimate(-0.01, -0.02, 0.003)}
+    )
+    assert [line.split(" | ")[0] for line in markdown([first, second]).splitlines()[2:]] == [
+        "| top-1",
+        "| top-1 difference",
+        "| top-5",
+    ]
+    assert "| - | -1.0 points (-2.0 to +0.3 points) |" in markdown([first, second])
+
+
 def test_what_would_be_markup_or_leave_its_cell_is_escaped():
     found = markdown([Record("x", "y", "a|b\n<i>*c*<i>`d`[e](f)\x00", measures={"m": Estimate(1.0)})])
     assert found.splitlines()[0] == r"| measure | a\|b \<i\>\*c\*\<i\>\`d\`\[e\](f)" + "\ufffd |"

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 from slimbind.evaluate.report import tables
 from slimbind.evaluate.report.draw_accuracy import confusion
+from slimbind.evaluate.report.draw_difference import differences
 from slimbind.evaluate.report.draw_layers import layers
 from slimbind.evaluate.report.draw_pace import memory, speed
 from slimbind.evaluate.report.draw_scores import calibration
@@ -34,6 +35,7 @@ def drawn(group: Group) -> list[Element]:
     found = draw(group) if draw is not None else []
     if not found:
         shown = frozenset()
+    found = differences(group) + found
     figures = [one for one in found if one.tag == "figure"]
     told = [side_by_side(figures)] if figures else []
     told += [one for one in found if one.tag != "figure"]

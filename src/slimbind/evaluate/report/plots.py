@@ -36,6 +36,17 @@ class Box:
     high: float
 
 
+@dataclass(frozen=True)
+class Whisker:
+    """A row of ``whiskers``: a value between the ends of its interval, and how the numbers are told."""
+
+    label: str
+    told: str
+    low: float
+    value: float
+    high: float
+
+
 def figure(drawing: Element, caption: str) -> Element:
     """A drawing with a caption below it."""
     return tag("figure", drawing, tag("figcaption", caption))
@@ -193,6 +204,43 @@ def boxes(rows: Sequence[Box], *, label: str, x: str) -> Element:
             tag("circle", cx=_at(ends[4]), cy=middle, r="3", class_="fill"),
         ]
         add(drawing, tag("g", *parts, class_="s0"), text(2, y + 11, cut(row.label, 54)))
+    return drawing
+
+
+def whiskers(rows: Sequence[Whisker], *, label: str, low: float, high: float, measure: str) -> Element:
+    """A point with a whisker to both ends of its interval for each row, around a line at zero.
+
+    Args:
+        rows: from the top.
+        label: what is read aloud.
+        low: the axis reaches from at most here, which is not above zero ...
+        high: ... to at least here, which is not below.
+        measure: what the values are called among measures, which gives their unit (see ``numbers.shown``).
+    """
+    row_height, top, edge = 32, 4, 16
+    bottom = top + row_height * len(rows)
+    drawing = canvas(WIDTH, bottom + 22, label)
+    ticks = round_ticks(low, high) if high > low else [-0.01, 0.0, 0.01]
+
+    def place(value: float) -> float:
+        return edge + (WIDTH - 2 * edge) * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+    for tick in ticks:
+        is_zero = abs(tick) < 1e-12
+        spot, kind = _at(place(tick)), "axis" if is_zero else "grid"
+        for number in range(len(rows)):  # not through the words above each whisker
+            y = top + row_height * number
+            add(drawing, tag("line", x1=spot, x2=spot, y1=y + 15, y2=y + 29, class_=kind))
+        anchor = "start" if tick == ticks[0] else "end" if tick == ticks[-1] else "middle"
+        ends = {"start": 0.0, "middle": place(tick), "end": float(WIDTH)}
+        said = shown(measure, 0.0 if is_zero else tick).removesuffix(" points")
+        add(drawing, text(ends[anchor], bottom + 15, said, text_anchor=anchor, class_="quiet"))
+    for number, row in enumerate(rows):
+        y = top + row_height * number
+        told = text(WIDTH, y + 11, row.told, text_anchor="end", class_="quiet")
+        whisker = tag("line", x1=_at(place(row.low)), x2=_at(place(row.high)), y1=y + 22, y2=y + 22, class_="stroke")
+        point = _mark(0, place(row.value), y + 22)
+        add(drawing, text(0, y + 11, cut(row.label, 24)), told, tag("g", whisker, point, class_="s0"))
     return drawing
 
 
