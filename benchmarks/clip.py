@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,31 +225,38 @@ def write_huggingface(folder: Path, weights: str = "plain", *, depth: int | None
     return folder
 
 
-def write_split(folder: Path, weights: str = "plain", *, depth: int | None = None, seed: int = 0) -> Artifact:
+def write_split(
+    folder: Path,
+    weights: str = "plain",
+    *,
+    modalities: Sequence[str] = MODALITIES,
+    depth: int | None = None,
+    seed: int = 0,
+) -> Artifact:
     """The split folder, made of an OpenCLIP one as ``slimbind split`` makes it."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         published = write_open_clip(Path(name), weights, depth=depth, seed=seed)
-        return split_of(published, folder)
+        return split_of(published, folder, modalities=modalities)
 
 
-def split_of(published: Path, folder: Path) -> Artifact:
+def split_of(published: Path, folder: Path, *, modalities: Sequence[str] = MODALITIES) -> Artifact:
     """What ``slimbind split PUBLISHED -o FOLDER --license CC0-1.0`` writes, under this model's name."""
     found = hub.checkpoint(published)
     with open_weights(found.files) as weights:
-        plan = split.plan(weights, config=found.config, preparation=found.preparation)
+        plan = split.plan(weights, modalities=modalities, config=found.config, preparation=found.preparation)
         model = ModelInfo(id=NAME, family=plan.family, license="CC0-1.0", source="benchmarks/clip.py")
         split.run(plan, folder, model=model)
     return Artifact.open(folder)
 
 
-def open_clip_model(weights: str = "plain", *, depth: int | None = None, seed: int = 0) -> Any:  # noqa: ANN401
-    """The values in ``open_clip``'s own model, in eval mode."""
+def open_clip_model(weights: str = "plain", *, values: dict[str, dict[str, Tensor]] | None = None) -> Any:  # noqa: ANN401
+    """The values (by default those of ``towers(weights)``) in ``open_clip``'s own model, in eval mode."""
     torchvision_cpu.name_operators()
     from open_clip.model import CLIP
 
-    config = open_clip_config(depth)
+    config = open_clip_config()
     model = CLIP(config["embed_dim"], config["vision_cfg"], config["text_cfg"], quick_gelu=True)
-    model.load_state_dict(open_clip_layout(towers(weights, depth=depth, seed=seed)), strict=True)
+    model.load_state_dict(open_clip_layout(values or towers(weights)), strict=True)
     return model.eval().requires_grad_(False)
 
 

@@ -93,8 +93,8 @@ def reference(modality: str, tensors: dict[str, Tensor], *, depth: int | None = 
 
 def as_given(x: Tensor, modality: str) -> Tensor:
     """slimbind's input ``[n, ...]`` as the model takes it: a picture without the axis of its frames, texts full."""
-    if modality in ("vision", "depth", "thermal"):
-        return x[:, :, 0] if modality == "vision" else x
+    if modality == "vision":
+        return x[:, :, 0] if x.ndim == 5 else x
     if modality == "text":
         return nn.functional.pad(x, (0, 77 - x.shape[1]))
     return x

@@ -184,7 +184,7 @@ def _make_paper(subject: Subject, scheme: str, **options: bool) -> None:
 
 def _open_paper(subject: Subject) -> Opened:
     path = subject.work / eager.FILE
-    skeleton = registry.build("imagebind", subject.modality, subject.tower.config)
+    skeleton = registry.build(subject.tower.family, subject.modality, subject.tower.config)
     return run_torch(eager.load(path, skeleton)), path.stat().st_size
 
 
