@@ -24,7 +24,7 @@ def searched(result: dict[str, Any], documents: int) -> Table:
         "recall@10",
         "recall@100",
         "one query, ms",
-        "floor, ms",
+        f"floor at {result['bandwidth_gb_s']:.0f} GB/s, ms",
         "queries/s",
         "build, s",
     )
@@ -124,7 +124,8 @@ def ablation(result: dict[str, Any]) -> Table:
                 row for row in result["rows"] if (row["name"], row["part"], row["documents"]) == (codec, part, 100_000)
             ]
             cells.append(f"{hit[0]['recall10']:.3f}" if hit else "")
-        rows.append(tuple(cells))
+        if any(cells[1:]):
+            rows.append(tuple(cells))
     return ("transform", *(f"`{codec}`" for codec in codecs)), rows
 
 
