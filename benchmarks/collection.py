@@ -1,14 +1,12 @@
 """How fast is a collection: adding, opening, searching from disk to hits, and indexing a folder where nothing changed?
 
     python benchmarks/collection.py
-    python benchmarks/collection.py --large 1000000 --cache FOLDER     # a stage at a time; goes on where it stopped
 
 Vectors are random, of 512 dimensions. Searches are whole ones: from the query to hits with their metadata. The folder
 holds small pictures that were indexed before with the encoder ids of `mini` and made-up vectors; then the program
 itself is run on it, as a process of its own.
 
-Of the large collection both the time that passed and the CPU time of one thread are written down: it takes minutes, in
-which a machine that others use too says more about them.
+How that grows with the number of items: ``scaling.py``.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -89,74 +86,6 @@ def items(count: int, folder: Path) -> dict[str, Any]:
     return told
 
 
-def both(call: Callable[[], object]) -> dict[str, float]:
-    """Seconds that passed, and CPU seconds."""
-    start, cpu = time.perf_counter(), time.process_time()
-    call()
-    return {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-
-
-def large(count: int, folder: Path, told: dict[str, Any], keep: Callable[[], None], most: float) -> None:
-    """One collection, in stages that are each measured once."""
-    place, step = folder / f"large-{count}", 20_000
-    began = time.monotonic()
-    told |= {"items": count, "dim": DIM}
-    queries = units(200, 2)
-
-    def add(shelf: Collection) -> dict[str, float]:
-        found = told.get("add", {"seconds": 0.0, "cpu_seconds": 0.0})
-        for start in range(len(shelf), count, step):
-            names = range(start, min(count, start + step))
-            rows = units(len(names), 100 + start // step)
-            ids = [f"/photos/{n:07d}.jpg" for n in names]
-            metadata = [{"year": 2000 + n % 25, "suffix": ".jpg"} for n in names]
-            took = both(lambda: shelf.add(rows, ids=ids, modality="vision", metadata=metadata))  # noqa: B023
-            told["add"] = found = {name: found[name] + took[name] for name in found}
-            keep()
-            if time.monotonic() - began > most:
-                break
-        return found
-
-    def search(shelf: Collection) -> dict[str, float]:
-        found: dict[str, float] = {"first_cpu_ms": 1000 * both(lambda: shelf.search(queries[0]))["cpu_seconds"]}
-        times = sorted(both(lambda one=query: shelf.search(one))["cpu_seconds"] for query in queries[:50])
-        found["cpu_ms"] = 1000 * times[25]
-        found["batch_per_cpu_second"] = len(queries) / both(lambda: shelf.search_batch(queries))["cpu_seconds"]
-        filtered = (both(lambda one=q: shelf.search(one, where="year >= 2020"))["cpu_seconds"] for q in queries[:5])
-        found["where_a_fifth_cpu_ms"] = 1000 * sorted(filtered)[2]
-        return found
-
-    def verify(shelf: Collection) -> dict[str, Any]:
-        reports: list[Any] = []
-        took = both(lambda: reports.append(shelf.verify(samples=50)))
-        assert reports[0].ok, reports[0]
-        return {**took, "recall_at_10": reports[0].recall, "queries": reports[0].queries}
-
-    if not Collection.exists(place):
-        Collection.create(place).close()
-    stages: dict[str, Callable[[Collection], dict[str, Any]]] = {
-        "add": add,
-        "build": lambda shelf: both(shelf.build),
-        "search": search,
-        "verify": verify,
-        "stats": lambda shelf: {
-            name: getattr(shelf.stats(), name) for name in ("method", "database_bytes", "codes_bytes")
-        },
-    }
-    for name, stage in stages.items():
-        with Collection.open(place) as shelf:
-            if name in told and (name != "add" or len(shelf) == count):
-                continue
-            if time.monotonic() - began > most:
-                return
-            told[name] = stage(shelf)
-            if name == "add" and len(shelf) < count:
-                return
-        keep()
-    told["open_ms"] = 1000 * min(seconds(lambda: Collection.open(place).close()) for _ in range(5))
-    keep()
-
-
 def unchanged(count: int, folder: Path) -> dict[str, Any]:
     from PIL import Image
 
@@ -206,29 +135,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=10_000)
-    parser.add_argument("--large", type=int, default=0, help="measure one collection of so many items instead")
-    parser.add_argument("--cache", type=Path, help="where the large collection is kept between its stages")
-    parser.add_argument("--seconds", type=float, default=1e9, help="of the large one: begin no stage after so long")
-    parser.add_argument("--note", default="", help="what else to say about the machine")
     parser.add_argument("--output", type=Path, default=RESULT)
     asked = parser.parse_args()
-    result: dict[str, Any] = json.loads(asked.output.read_text(encoding="utf-8")) if asked.output.exists() else {}
-    folder = asked.cache or Path(tempfile.mkdtemp())
-
-    def keep() -> None:
-        where = environment("numpy", "faiss-cpu", threads=1) | ({"note": asked.note} if asked.note else {})
-        result.update({"benchmark": "collection", "large_environment" if asked.large else "environment": where})
-        asked.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
-
-    try:
-        if asked.large:
-            large(asked.large, folder, result.setdefault("large", {}), keep, asked.seconds)
-        else:
-            result |= {"collection": items(asked.items, folder), "folder": unchanged(asked.files, folder)}
-            keep()
-    finally:
-        if not asked.cache:
-            shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        result: dict[str, Any] = {
+            "benchmark": "collection",
+            "environment": environment("numpy", "faiss-cpu", threads=1),
+            "collection": items(asked.items, folder),
+            "folder": unchanged(asked.files, folder),
+        }
+    asked.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
     print(json.dumps(rounded(result), indent=1))
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import evaluate_tables
+import limits_tables
 import quantize_tables
+import scaling_tables
 import search_tables
 import thread_tables
 from markdown import note, read, table
@@ -112,28 +114,6 @@ def collection() -> str:
     return table(("what", "takes", "goal"), rows) + note(result)
 
 
-def collection_large() -> str:
-    """What a large collection takes its CPU time for."""
-    result = read("collection")
-    told = result["large"]
-    search, verify, stats = told["search"], told["verify"], told["stats"]
-    rows = [
-        (
-            f"add {told['items']:,} items of {told['dim']} dimensions, 20,000 at a time",
-            f"{told['add']['cpu_seconds']:.0f} s",
-        ),
-        ("open", f"{told['open_ms']:.1f} ms"),
-        (f"make codes (`{stats['method']}`)", f"{told['build']['cpu_seconds']:.0f} s"),
-        ("first search of a process", f"{search['first_cpu_ms']:.0f} ms"),
-        (f"search (recall@10 {verify['recall_at_10']:.3f})", f"{search['cpu_ms']:.1f} ms"),
-        ("... where a fifth of the items count", f"{search['where_a_fifth_cpu_ms']:.0f} ms"),
-        ("... 200 at once", f"{search['batch_per_cpu_second']:.0f} per second"),
-        (f"verify, with {verify['queries']} exact searches", f"{verify['cpu_seconds']:.0f} s"),
-        ("on disk: database, codes", f"{stats['database_bytes'] / 1e6:.0f} MB, {stats['codes_bytes'] / 1e6:.0f} MB"),
-    ]
-    return table(("what", "CPU time"), rows) + note({**result, "environment": result["large_environment"]})
-
-
 def crash() -> str:
     """How often a collection was killed, and what it lost."""
     result = read("crash")
@@ -192,6 +172,18 @@ def search(kind: str, result: str = "search") -> str:
     return table(*makers[kind](found)) + note(found)
 
 
+def limits(kind: str) -> str:
+    """What one core can do, and what passes reach of it."""
+    result = read("limits")
+    return table(*getattr(limits_tables, kind)(result)) + note(result)
+
+
+def scaling(kind: str) -> str:
+    """Towers by batch, collections by size."""
+    result = read("scaling")
+    return table(*getattr(scaling_tables, kind)(result)) + note(result)
+
+
 def threads() -> str:
     """Threads, forward passes side by side, concurrent callers."""
     result = read("threads")
@@ -212,10 +204,13 @@ def scores(kind: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "collection": collection,
-    "collection_large": collection_large,
     "crash": crash,
     "evaluate": evaluate,
     "exact": exact,
+    "limits": partial(limits, "limits"),
+    "limits_memory": partial(limits, "memory"),
+    "limits_peaks": partial(limits, "peaks"),
+    "limits_profile": partial(limits, "profile"),
     "media": media,
     "memory": memory,
     "mini": mini,
@@ -226,6 +221,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "quantize_memory": quantize_tables.quantize_memory,
     "quantize_short": quantize_tables.quantize_short,
     "quantize_text": quantize_tables.quantize_text,
+    "scaling_batch": partial(scaling, "batch"),
+    "scaling_collection": partial(scaling, "collection"),
     "scores_methods": partial(scores, "methods"),
     "scores_shipped": partial(scores, "shipped"),
     "search_ablation": partial(search, "ablation"),
