@@ -27,7 +27,7 @@ from typing import Any
 
 import slimbind
 from environment import environment
-from slimbind.evaluate.throughput import measure, thread_counts
+from slimbind.evaluate.throughput import Plan, measure, thread_counts
 from slimbind.runtime.layout import of_tower
 from slimbind.runtime.threads import available_cpus
 
@@ -62,11 +62,13 @@ def main() -> int:
             found = measure(
                 source,
                 modality,
-                threads=thread_counts(cores),
-                streams=thread_counts(cores),
-                callers=callers,
-                seconds=args.seconds,
-                rounds=args.rounds,
+                Plan(
+                    threads=thread_counts(cores),
+                    streams=thread_counts(cores),
+                    callers=callers,
+                    seconds=args.seconds,
+                    rounds=args.rounds,
+                ),
                 on_done=lambda: print(".", end="", file=sys.stderr, flush=True),
             )
             print(file=sys.stderr)

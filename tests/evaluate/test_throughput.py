@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import slimbind
 from slimbind.errors import UsageError
-from slimbind.evaluate.throughput import Run, drive, measure, percentile, thread_counts
+from slimbind.evaluate.callers import Run, drive
+from slimbind.evaluate.throughput import Plan, measure, measure_in_turns, percentile, thread_counts
 
 from ..conftest import write_picture
 
@@ -80,12 +83,7 @@ def test_a_model_is_measured_in_all_combinations(toy_artifact):
     record = measure(
         toy_artifact,
         "text",
-        threads=(1, 2),
-        batches=(1, 4),
-        callers=(1, 3),
-        seconds=0.02,
-        rounds=2,
-        samples=5,
+        Plan(threads=(1, 2), batches=(1, 4), callers=(1, 3), seconds=0.02, rounds=2, samples=5),
         on_begin=lambda *begun: told.append(begun),
         on_done=lambda: steps.append(1),
     )
@@ -110,29 +108,60 @@ def test_a_model_is_measured_in_all_combinations(toy_artifact):
 
 
 def test_streams_that_are_asked_for_are_used(toy_artifact):
-    record = measure(toy_artifact, "text", threads=(2,), batches=(1,), callers=(1,), seconds=0.01, streams=(1, 2, 3))
+    record = measure(
+        toy_artifact, "text", Plan(threads=(2,), batches=(1,), callers=(1,), seconds=0.01, streams=(1, 2, 3))
+    )
     assert [(row["streams"], row["chosen"]) for row in record.details["rows"]] == [(1, False), (2, True)]
     assert "asked for" in record.settings["layout"]
     assert "threads_speedup" not in record.measures  # there is nothing to compare with
 
 
+def test_models_take_turns(toy_artifact, make_toy, tmp_path, monkeypatch):
+    """Each round measures every model, the other way round every other time, and opens one at a time."""
+    from slimbind.evaluate import throughput
+
+    other = make_toy(tmp_path / "other", scheme="int8-dynamic")
+    opened = []
+
+    def load(source, **options):
+        opened.append(Path(source).name)
+        return slimbind.load(source, **options)
+
+    monkeypatch.setattr(throughput, "load", load)
+    plan = Plan(threads=(1,), batches=(1,), callers=(1,), seconds=0.01, rounds=3, samples=3)
+    first, second = measure_in_turns([toy_artifact, other], "text", plan)
+    assert opened[2:] == ["toy", "other", "other", "toy", "toy", "other"], "behind the look at what can be read"
+    assert [Path(record.model).name for record in (first, second)] == ["toy", "other"]
+    assert first.environment["towers"]["text"]["scheme"] == "f32"
+    assert second.environment["towers"]["text"]["scheme"] == "int8-dynamic"
+    assert all(len(record.details["rows"]) == 1 and record.measures["p50_seconds"].n >= 3 for record in (first, second))
+
+
+def test_items_are_spread_over_the_data(toy_artifact, tmp_path):
+    """Six of nine sentences: not the first six."""
+    (tmp_path / "nine.txt").write_text("\n".join(f"red {number}" for number in range(9)))
+    asked = Plan(data=tmp_path / "nine.txt", samples=6).samples_of("text").items
+    assert asked == [f"red {number}" for number in (0, 1, 3, 4, 6, 7)]
+
+
 def test_items_that_cannot_be_read_are_left_out_and_told(toy_artifact, tmp_path):
     write_picture(tmp_path / "red.png", (200, 0, 0))
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    record = measure(toy_artifact, "vision", data=tmp_path, threads=(1,), callers=(1,), seconds=0.01)
+    record = measure(toy_artifact, "vision", Plan(data=tmp_path, threads=(1,), callers=(1,), seconds=0.01))
     assert record.settings["items"] == 1
     assert [name.rsplit("/", 1)[-1] for name, _ in record.failed] == ["broken.png"]
     (tmp_path / "red.png").unlink()
     with pytest.raises(UsageError, match="none of 1 items"):
-        measure(toy_artifact, "vision", data=tmp_path, threads=(1,), seconds=0.01)
+        measure(toy_artifact, "vision", Plan(data=tmp_path, threads=(1,), seconds=0.01))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"threads": (0,)}, "threads"),
-        ({"batches": (-1,)}, "batch sizes"),
+        ({"batches": (-1,)}, "batches"),
         ({"callers": (True,)}, "callers"),
+        ({"callers": ()}, "callers"),
         ({"seconds": 0}, "seconds 0"),
         ({"seconds": float("nan")}, "seconds nan"),
         ({"rounds": 0}, "rounds 0"),
@@ -142,9 +171,9 @@ def test_items_that_cannot_be_read_are_left_out_and_told(toy_artifact, tmp_path)
 )
 def test_settings_that_make_no_sense_are_refused(toy_artifact, options, message):
     with pytest.raises(UsageError, match=message):
-        measure(toy_artifact, "text", **options)
+        measure(toy_artifact, "text", Plan(**options))
 
 
 def test_data_without_the_modality_is_refused(toy_artifact, tmp_path):
     with pytest.raises(UsageError, match="holds no vision"):
-        measure(toy_artifact, "vision", data=tmp_path)
+        measure(toy_artifact, "vision", Plan(data=tmp_path))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import options
+from slimbind.errors import UsageError
 
 if TYPE_CHECKING:
     from slimbind.datasets import Dataset
@@ -83,3 +84,25 @@ def opened_pairs(
         columns=columns,
         root=root,
     )
+
+
+def towers(model: str, modalities: str, data: Path | None) -> tuple[list[str], Path | None]:
+    """The towers of a model that were asked for and that the data, if any were named, hold items of; and the data.
+
+    Raises:
+        UsageError, ArtifactError: there is no such model, tower, or place, or nothing of these modalities in it.
+    """
+    from slimbind.artifact import Artifact
+    from slimbind.evaluate import inputs
+    from slimbind.hub import resolve
+
+    asked = options.modality_list(modalities)
+    artifact = Artifact.open(resolve(model, modalities=asked or ()))
+    for name in asked or ():
+        artifact.tower(name)
+    if data is None:
+        return asked or list(artifact.modalities), None
+    place = data.expanduser()
+    if not place.exists():
+        raise UsageError(f"{place}: no such file or folder", hint="check the path")
+    return list(inputs.present(place, asked or artifact.modalities)), place

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from slimbind.cli import console, options
+from slimbind.cli import console, evaluate_data, options
 from slimbind.cli.evaluate_output import Html, check_html, finish
-from slimbind.errors import UsageError
 
 
 def memory(
@@ -39,25 +38,14 @@ def memory(
 
     slimbind eval memory mini --modalities vision
     """
-    from slimbind.artifact import Artifact
-    from slimbind.evaluate import inputs
     from slimbind.evaluate.memory import check_possible, record
-    from slimbind.hub import resolve
 
     check_html(html)
     check_possible()
-    asked = options.modality_list(modalities)
-    artifact = Artifact.open(resolve(model, modalities=asked or ()))
-    if data is not None:
-        data = data.expanduser()
-        if not data.exists():
-            raise UsageError(f"{data}: no such file or folder", hint="check the path")
-    chosen = asked or (artifact.modalities if data is None else inputs.present(data, artifact.modalities))
-    for name in chosen:
-        artifact.tower(name)
+    chosen, place = evaluate_data.towers(model, modalities, data)
     with console.progress("measuring", total=repeats * len(chosen), unit="processes", show=progress) as advance:
         records = [
-            record(model, name, threads=threads, streams=streams, data=data, repeats=repeats, on_done=advance)
+            record(model, name, threads=threads, streams=streams, data=place, repeats=repeats, on_done=advance)
             for name in chosen
         ]
     finish(records, as_json=as_json, html=html)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from slimbind.cli import console, options
+from slimbind.cli import console, evaluate_data, options
 from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
 from slimbind.errors import UsageError
 
@@ -59,49 +59,25 @@ def speed(
 
     slimbind eval speed mini --modalities text --callers 1,4,16
     """
-    from slimbind.artifact import Artifact
-    from slimbind.evaluate import inputs, throughput
-    from slimbind.hub import resolve
+    from slimbind.evaluate import throughput
 
     check_html(html)
-    numbers = {
-        name: _numbers(text, f"--{name}")
-        for name, text in (
-            ("threads", threads),
-            ("batch-sizes", batch_sizes),
-            ("callers", callers),
-            ("streams", streams),
-        )
-    }
-    asked = options.modality_list(modalities)
-    artifact = Artifact.open(resolve(model, modalities=asked or ()))
-    if data is not None:
-        data = data.expanduser()
-        if not data.exists():
-            raise UsageError(f"{data}: no such file or folder", hint="check the path")
-    chosen = asked or (artifact.modalities if data is None else inputs.present(data, artifact.modalities))
-    for name in chosen:
-        artifact.tower(name)
+    chosen, place = evaluate_data.towers(model, modalities, data)
+    plan = throughput.Plan(
+        threads=_numbers(threads, "--threads"),
+        batches=_numbers(batch_sizes, "--batch-sizes"),
+        callers=_numbers(callers, "--callers") or throughput.CALLERS,
+        streams=_numbers(streams, "--streams"),
+        data=place,
+        samples=samples,
+        seconds=seconds,
+        rounds=rounds,
+        seed=seed,
+    )
     records: list[Record] = []
     for name in chosen:
         with _Bar(progress) as bar:
-            records.append(
-                throughput.measure(
-                    model,
-                    name,
-                    threads=numbers["threads"],
-                    batches=numbers["batch-sizes"],
-                    callers=numbers["callers"] or throughput.CALLERS,
-                    streams=numbers["streams"],
-                    data=data,
-                    samples=samples,
-                    seconds=seconds,
-                    rounds=rounds,
-                    seed=seed,
-                    on_begin=bar.begin,
-                    on_done=bar.advance,
-                )
-            )
+            records.append(throughput.measure(model, name, plan, on_begin=bar.begin, on_done=bar.advance))
     if not as_json:
         _print(records)
     finish(records, as_json=as_json, html=html)

@@ -67,7 +67,7 @@ def gather(
     spec = artifact.tower(modality).preprocess
     if data is not None and data.suffix.lower() == ".npz":
         ready = read_npz(data, modality, spec)
-        arrays = _spread(ready, most)
+        arrays = evenly(ready, most)
         return Inputs(arrays, _source(len(arrays), len(ready), f"arrays of {data.name}"))
     found = samples.shipped(modality) if data is None else samples.from_path(data, modality, alone=alone)
     if not found.items:
@@ -81,7 +81,7 @@ def gather(
     prepare = preprocessor(spec, folder=artifact.folder / modality)
     good: list[Array] = []
     failed: list[tuple[str, SlimbindError]] = []
-    chosen = _spread(found.items, most)
+    chosen = evenly(found.items, most)
     for item in chosen:
         try:
             good.append(prepare(item))
@@ -157,7 +157,7 @@ def embed(
     return np.stack([join_views(found[position]) for position in range(len(inputs.arrays))])
 
 
-def _spread(items: Sequence[Any], most: int) -> list[Any]:
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
     """At most ``most`` of the items, evenly spread, the same ones every time."""
     if len(items) <= most:
         return list(items)

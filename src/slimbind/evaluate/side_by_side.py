@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -28,7 +29,7 @@ from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.report.grouping import short_names
 from slimbind.evaluate.retrieval import retrieval
 from slimbind.evaluate.templates import choose
-from slimbind.evaluate.zero_shot import zero_shot
+from slimbind.evaluate.zero_shot import zero_shot_through
 from slimbind.hub import resolve
 from slimbind.runtime.model import Model
 from slimbind.runtime.threads import resolve_threads
@@ -287,22 +288,25 @@ def _fidelity(job: _Job) -> Iterator[Record]:
 
 
 def _speed(job: _Job) -> Iterator[Record]:
+    plan = throughput.Plan(
+        threads=(job.threads,),
+        callers=(1,),
+        data=job.settings.data,
+        samples=job.settings.samples,
+        seconds=job.settings.seconds,
+        seed=job.settings.seed,
+    )
     for modality in job.own:
-        for one in job.whole:
-            with _Bar(_named(job, one)) as bar:
-                found = throughput.measure(
-                    one.artifact.folder,
-                    modality,
-                    threads=(job.threads,),
-                    callers=(1,),
-                    data=job.settings.data,
-                    samples=job.settings.samples,
-                    seconds=job.settings.seconds,
-                    seed=job.settings.seed,
-                    on_begin=lambda name, steps, bar=bar: bar.begin(f"timing {name}", steps),  # type: ignore[misc]
-                    on_done=bar.advance,
-                )
-            yield replace(found, model=one.name)
+        with _Bar(job.progress) as bar:
+            found = throughput.measure_in_turns(
+                [one.artifact.folder for one in job.whole],
+                modality,
+                plan,
+                on_begin=lambda name, steps, bar=bar: bar.begin(f"timing {name}", steps),  # type: ignore[misc]
+                on_done=bar.advance,
+            )
+        for one, record in zip(job.whole, found, strict=True):
+            yield replace(record, model=one.name)
 
 
 def _memory(job: _Job) -> Iterator[Record]:
@@ -329,55 +333,37 @@ def _named(job: _Job, one: _Subject) -> Progress:
     return lambda label, *, total: job.progress(f"{one.name}: {label}", total=total)
 
 
-def _zero_shot(job: _Job) -> Iterator[Record]:
-    assert job.tasks.zero_shot is not None
+def _on_data(job: _Job, subjects: Sequence[_Subject], evaluate: Callable[..., list[Record]]) -> Iterator[Record]:
+    """What subjects are worth on data, each held against the first; ``evaluate`` is a task with its data."""
     beside = Beside()
-    for one in job.subjects:
+    for one in subjects:
         with _opened(job, one) as model:
-            yield zero_shot(
+            yield from evaluate(
                 model,
-                job.tasks.zero_shot,
                 name=one.name,
-                templates=job.tasks.templates,
                 samples=job.settings.most,
                 seed=job.settings.seed,
                 beside=beside,
                 progress=_named(job, one),
             )
+
+
+def _zero_shot(job: _Job) -> Iterator[Record]:
+    assert job.tasks.zero_shot is not None
+    task = partial(zero_shot_through, (), data=job.tasks.zero_shot, templates=job.tasks.templates)
+    return _on_data(job, job.subjects, task)
 
 
 def _linear_probe(job: _Job) -> Iterator[Record]:
-    assert job.tasks.train is not None
-    beside = Beside()
-    for one in job.whole:  # a probe uses one tower, which a mix shares with one of the others
-        with _opened(job, one) as model:
-            yield linear_probe(
-                model,
-                job.tasks.train,
-                job.tasks.test,
-                name=one.name,
-                samples=job.settings.most,
-                seed=job.settings.seed,
-                beside=beside,
-                progress=_named(job, one),
-            )
+    train, test = job.tasks.train, job.tasks.test
+    assert train is not None
+    # A probe uses one tower, which a mix shares with one of the others.
+    return _on_data(job, job.whole, lambda model, **same: [linear_probe(model, train, test, **same)])
 
 
 def _retrieval(job: _Job) -> Iterator[Record]:
     assert job.tasks.retrieval is not None
-    beside = Beside()
-    for one in job.subjects:
-        with _opened(job, one) as model:
-            yield from retrieval(
-                model,
-                job.tasks.retrieval,
-                name=one.name,
-                codecs=job.tasks.codecs,
-                samples=job.settings.most,
-                seed=job.settings.seed,
-                beside=beside,
-                progress=_named(job, one),
-            )
+    return _on_data(job, job.subjects, partial(retrieval, data=job.tasks.retrieval, codecs=job.tasks.codecs))
 
 
 def _similarity(job: _Job) -> Iterator[Record]:

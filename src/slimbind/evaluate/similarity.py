@@ -153,7 +153,7 @@ def measure(scores: Table, reference: Table, *, seed: int = 0) -> dict[str, Esti
 def shipped(most: int = ITEMS) -> tuple[Side, Side]:
     """Photographs that come with slimbind, and what each of them shows in words: row n belongs to column n."""
     pairs = samples.captioned("vision")
-    chosen = [pairs[place * len(pairs) // min(most, len(pairs))] for place in range(min(most, len(pairs)))]
+    chosen = inputs.evenly(pairs, most)
     paths, sentences = [path for path, _ in chosen], [sentence for _, sentence in chosen]
     return Side("vision", paths, [path.name for path in paths]), Side("text", sentences, sentences)
 
@@ -182,9 +182,9 @@ def of_path(path: Path, known: Sequence[str], *, modality: str | None = None, mo
     items = samples.from_path(path, chosen, alone=True).items
     if not items:
         raise UsageError(f"{path} holds no {chosen}; it holds {samples.contents(path)}", hint="name another place")
-    spread = [items[place * len(items) // min(most, len(items))] for place in range(min(most, len(items)))]
-    names = [item.relative_to(path).as_posix() if isinstance(item, Path) else describe(item) for item in spread]
-    return Side(chosen, spread, names)
+    few = inputs.evenly(items, most)
+    names = [item.relative_to(path).as_posix() if isinstance(item, Path) else describe(item) for item in few]
+    return Side(chosen, few, names)
 
 
 @dataclass(frozen=True)
