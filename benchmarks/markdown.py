@@ -27,7 +27,8 @@ def note(result: dict[str, Any]) -> str:
     """The command, the machine and the versions behind a result."""
     told = result["environment"]
     machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
-    known = ("python", "imagebind-unofficial", "torch", "torchao", "openvino", "nncf", "onnxruntime", "faiss-cpu")
+    known = ("python", "imagebind-unofficial", "open_clip_torch", "torch", "torchao", "openvino", "nncf", "onnxruntime")
+    known += ("faiss-cpu",)
     versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
     command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
     note = f" {told['note'][:1].upper()}{told['note'][1:]}." if "note" in told else ""

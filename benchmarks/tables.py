@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import clip_tables
 import evaluate_tables
 import limits_tables
 import quantize_tables
@@ -203,6 +204,11 @@ def scores(kind: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "clip_heatmap": clip_tables.heatmap,
+    "clip_linear_probe": clip_tables.linear_probe,
+    "clip_mix": clip_tables.mix,
+    "clip_peers_text": partial(clip_tables.peers, "text"),
+    "clip_peers_vision": partial(clip_tables.peers, "vision"),
     "collection": collection,
     "crash": crash,
     "evaluate": evaluate,

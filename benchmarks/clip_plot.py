@@ -1,0 +1,100 @@
+"""Draws the figures of docs/results.md about CLIP from results/clip_report.json.
+
+pip install matplotlib && python benchmarks/clip_plot.py
+
+docs/clip-layers.svg: the distributions of weights and inputs of each layer, as Figures 1 and 4 of the report "Dynamic
+quantization of CLIP" show them. docs/clip-similarity.png: similarity before and after, as its Figure 3.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from PIL import Image
+
+from clip_tables import NAMES
+from environment import ROOT
+from markdown import read
+from slimbind.evaluate.record import Record
+from slimbind.evaluate.report.picture import write_png
+
+DOCS = ROOT / "docs"
+PANELS = (
+    ("weight", "plain", "weights"),
+    ("input", "plain", "inputs, plain weights"),
+    ("input", "balanced", "inputs, with outlier channels"),
+)
+TOWERS = {"vision": "picture tower", "text": "text tower"}
+SITES = ("stem", "qkv", "out", "fc1", "fc2", "proj")
+BANDS = ((0, 6, 0.6, "#c8553d"), (1, 5, 1.6, "#6fa3c7"), (2, 4, 3.2, "#1b6ca8"))  # ends of SHARES, width, colour
+SHOWN = ("report", "int8-dynamic")
+WIDTH = 1100
+
+
+def main() -> None:
+    rows = read("clip_report")["rows"]
+    draw_layers(rows, DOCS / "clip-layers.svg")
+    draw_similarity(rows, DOCS / "clip-similarity.png")
+
+
+def draw_layers(rows: dict[str, Any], path: Path) -> None:
+    """A panel for each tower and set of weights, a stroke for each layer, first to last."""
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "slimbind", "svg.fonttype": "none", "font.size": 8}
+    from matplotlib import pyplot
+
+    figure, sides = pyplot.subplots(len(TOWERS), len(PANELS), figsize=(11, 5.4))
+    for across, (tower, said) in zip(sides, TOWERS.items(), strict=True):
+        for side, (what, weights, title) in zip(across, PANELS, strict=True):
+            layers = sorted(rows[f"layers/{weights}"][tower], key=lambda layer: _place(layer["name"]))
+            for first, last, width, colour in BANDS:
+                ends = [[layer[what][end] for layer in layers] for end in (first, last)]
+                side.vlines(range(len(layers)), *ends, colors=colour, linewidth=width)
+            if what == "input":
+                side.set_yscale("symlog", linthresh=1)
+            side.set_title(f"{said}: {title}", fontsize=8)
+            side.set_xlabel("layer, first to last", fontsize=7)
+            side.grid(alpha=0.3, axis="y")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def _place(name: str) -> tuple[int, int]:
+    """Where a layer stands: its block, and which of the block's layers it is."""
+    block = next((int(part) for part in name.split(".") if part.isdigit()), None)
+    site = next((number for number, site in enumerate(SITES) if site in name), 0)
+    return (99 if name.startswith("head") else -1) if block is None else block, site
+
+
+def draw_similarity(rows: dict[str, Any], path: Path) -> None:
+    """The heat maps of two schemes, one below the other."""
+    drawn = []
+    with tempfile.TemporaryDirectory() as folder:
+        for scheme in SHOWN:
+            told = next(
+                one for one in rows["heatmap/balanced"] if one["task"] == "similarity" and one["model"] == scheme
+            )
+            record = Record(
+                task="similarity",
+                title="",
+                model=NAMES.get(scheme, scheme),
+                settings={"reference": "f32"},
+                details=told["details"],
+            )
+            write_png(Path(folder) / "one.png", record)
+            drawn.append(Image.open(io.BytesIO((Path(folder) / "one.png").read_bytes())).convert("RGB"))
+    joined = Image.new("RGB", (max(one.width for one in drawn), sum(one.height for one in drawn)), "white")
+    top = 0
+    for one in drawn:
+        joined.paste(one, (0, top))
+        top += one.height
+    joined = joined.resize((WIDTH, round(joined.height * WIDTH / joined.width)), Image.Resampling.LANCZOS)
+    joined.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
