@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimbind.bulk import Reader
@@ -206,6 +206,7 @@ def test_texts_need_a_text_tower():
         list(reader.lines_of(io.BytesIO(b"red"), "-"))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(min_size=1).filter(lambda name: b"\0" not in name), max_size=20), st.booleans())
 def test_listed_paths_come_back_as_they_were(names, ends):
     data = b"\0".join(names) + (b"\0" if ends else b"")

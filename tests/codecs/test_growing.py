@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimbind.codecs import CodeIndex
@@ -11,6 +11,7 @@ from slimbind.codecs.growing import Growing
 from slimbind.codecs.keys import KeyMap
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 7), max_size=30), st.integers(0, 3))
 def test_appending_is_concatenating_and_old_rows_stay(sizes: list[int], first: int) -> None:
     grown = Growing(np.arange(first * 2).reshape(first, 2))
@@ -61,6 +62,7 @@ def test_keys_that_are_higher_than_all_others_are_new_without_a_look() -> None:
     np.testing.assert_array_equal(np.sort(keys.find(np.array([2, 9, 11]))), [1, 2])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.one_of(st.integers(0, 40), st.integers(2**32 - 3, 2**33)), max_size=6), max_size=8),
     st.data(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slimbind.errors import EngineError
@@ -30,6 +30,7 @@ def test_an_array_that_does_not_fit_the_tower_is_refused(array):
         views_of(array, rank=3, is_text=False)
 
 
+@settings(deadline=None)
 @given(
     shapes=st.lists(st.tuples(st.integers(1, 4), st.sampled_from([(2, 3), (3, 2), (5,)])), max_size=12),
     size=st.integers(1, 5),
@@ -48,6 +49,7 @@ def test_every_view_is_in_exactly_one_batch_of_its_shape(shapes, size):
     assert sorted(seen) == [position for position, (views, _) in enumerate(shapes) for _ in range(views)]
 
 
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(2, 77), min_size=1, max_size=40), size=st.integers(1, 16))
 def test_texts_are_padded_to_little_more_than_their_length(lengths, size):
     items = [(position, np.arange(1, length + 1, dtype=np.int32)[None]) for position, length in enumerate(lengths)]

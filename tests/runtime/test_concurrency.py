@@ -278,6 +278,27 @@ def test_a_forked_process_opens_the_towers_anew(toy_artifact):
     subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_process_forked_while_others_work_does_not_wait_for_them(toy_artifact):
+    """Whatever lock they hold at that moment stays held in it."""
+    code = (
+        "import os, signal, sys, threading, time, warnings, slimbind\n"
+        "warnings.simplefilter('ignore')\n"
+        "words = ['red', 'green', 'red green'] * 20\n"
+        "model = slimbind.load(sys.argv[1], threads=2)\n"
+        "own = model.embed(words, 'text')\n"
+        "model._parts._verifying['text'].acquire()\n"  # a thread that compares checksums has it for long
+        "model._parts._lock.acquire(); model._lock.acquire()\n"
+        "model._encoders['text'].timings._lock.acquire()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    signal.alarm(60)\n"
+        "    os._exit(0 if (model.embed(words, 'text') == own).all() else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")
 def test_threads_do_not_grow_with_the_number_of_calls(toy_artifact):
     def count():

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from slimbind.errors import UsageError
 from slimbind.runtime.crew import Cores, Crew
 
 
@@ -136,7 +137,8 @@ def test_a_crew_has_no_threads_before_it_is_asked_and_lets_them_go():
     assert before < len(threads()) <= before + 3
     crew.close()
     wait_for(lambda: len(threads()) == before)
-    assert crew.decode(pow, 2, 2).result() == 4  # a closed model says so itself; the crew does not mind
+    with pytest.raises(UsageError, match="closed"):
+        crew.forward(pow, 2, 2)
     crew.close()
 
 

@@ -256,3 +256,94 @@ def test_an_endless_idle_time_is_no_error_in_the_idle_thread(make, log):
     pool.close()
     pool._reaper.join(5)
     assert not pool._reaper.is_alive()
+
+
+class Busy:
+    """Threads that use a tower in turns, so that it is always in use."""
+
+    def __init__(self, pool, name, count=3):
+        self.pool, self.name, self.end, self.turns = pool, name, threading.Event(), 0
+        self.threads = [threading.Thread(target=self.work, args=(number,)) for number in range(count)]
+
+    def work(self, number):
+        while not self.end.is_set():
+            with self.pool.lease(self.name) as session:
+                time.sleep(0.01 + 0.002 * number)
+                assert not session.closed
+            self.turns += 1
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        wait_for(lambda: self.turns > 3)
+        return self
+
+    def __exit__(self, *_):
+        self.end.set()
+        for thread in self.threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in self.threads)
+
+
+def test_callers_that_overlap_for_ever_do_not_keep_others_out(make, log, monkeypatch):
+    monkeypatch.setattr("slimbind.runtime.pool._PATIENCE", 0.05)
+    pool = make(budget=60)
+    with Busy(pool, "vision") as busy, ThreadPoolExecutor(3) as threads:
+        for future in [threads.submit(use, pool, name) for name in ("text", "audio", "depth", "text")]:
+            future.result(timeout=10)
+        before = busy.turns
+        wait_for(lambda: busy.turns > before)  # and they come to their turn again
+    assert not pool._waiting
+
+
+def test_what_is_always_in_use_can_be_unloaded_and_what_is_not_meant_goes_on(make, log, monkeypatch):
+    monkeypatch.setattr("slimbind.runtime.pool._PATIENCE", 0.05)
+    pool = make()
+    with Busy(pool, "vision"), Busy(pool, "text") as other:
+        unloading = threading.Thread(target=pool.unload, args=("vision",), daemon=True)
+        unloading.start()
+        unloading.join(10)
+        assert not unloading.is_alive() and "-vision" in log and "-text" not in log
+        with pool.lease("vision"):
+            unloading = threading.Thread(target=pool.unload, args=("vision",), daemon=True)
+            unloading.start()
+            time.sleep(0.2)
+            before = other.turns
+            wait_for(lambda: other.turns > before + 3)  # nobody waits for this one
+        unloading.join(10)
+    assert not pool._waiting
+
+
+def test_who_gives_up_waiting_holds_nobody_back(make, monkeypatch):
+    monkeypatch.setattr("slimbind.runtime.pool._PATIENCE", 0.0)
+    pool = make(budget=60)
+    with pool.lease("vision"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pool._changed, "wait", _interrupt)
+            for refused in (lambda: use(pool, "text"), lambda: pool.unload("vision")):
+                with pytest.raises(KeyboardInterrupt):
+                    refused()
+        use(pool, "vision")
+    assert not pool._waiting and set(pool.loaded) == {"vision"}
+
+
+def _interrupt(timeout=None):
+    raise KeyboardInterrupt
+
+
+def test_the_idle_thread_ends_at_once_when_it_is_closed_at_a_bad_moment(log, monkeypatch):
+    pool = TowerPool(lambda name: FakeSession(name, log), SIZES, idle_ttl=3600)
+    plain, looked = pool._close_idle, threading.Event()
+
+    def slow():
+        wait = plain()
+        looked.set()
+        time.sleep(0.2)  # closed now: before it waits, and after it has looked
+        return wait
+
+    monkeypatch.setattr(pool, "_close_idle", slow)
+    use(pool, "text")
+    assert looked.wait(5)
+    pool.close()
+    pool._reaper.join(5)
+    assert not pool._reaper.is_alive()

@@ -8,14 +8,15 @@ because somebody else's wait for the same core.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from threading import Event, Lock
 from typing import ParamSpec, TypeVar
-from weakref import WeakSet
+
+from slimbind.errors import UsageError
+from slimbind.runtime.forks import leave_to_parent, renew_after_fork
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,8 +90,9 @@ class Crew:
     """
 
     def __init__(self, cores: int) -> None:
+        self._closed = False
         self._begin(cores)
-        _crews.add(self)
+        renew_after_fork(self)
 
     def _begin(self, cores: int) -> None:
         self.cores = Cores(cores)
@@ -104,40 +106,38 @@ class Crew:
         return self.cores.count
 
     def decode(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Prepare an item, in a thread of the crew. ``task`` takes the core it needs itself."""
+        """Prepare an item, in a thread of the crew. ``task`` takes the core it needs itself.
+
+        Raises:
+            UsageError: the crew was closed.
+        """
         return self._submit("decode", task, *args, **kwargs)
 
     def forward(self, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a batch through a tower, in a thread of the crew. ``task`` takes the cores it needs itself."""
+        """Run a batch through a tower, in a thread of the crew. ``task`` takes the cores it needs itself.
+
+        Raises:
+            UsageError: the crew was closed.
+        """
         return self._submit("forward", task, *args, **kwargs)
 
     def close(self) -> None:
-        """Let the threads go, as soon as they have done what they are at. Later work starts new ones."""
+        """Let the threads go, as soon as they have done what they are at. There are no others after them."""
         with self._lock:
+            self._closed = True
             for pool in self._pools.values():
                 pool.shutdown(wait=False)
             self._pools.clear()
 
     def _submit(self, kind: str, task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         with self._lock:
+            if self._closed:
+                raise UsageError("the model is closed", hint="load it again")
             if kind not in self._pools:
                 self._pools[kind] = ThreadPoolExecutor(self.size, thread_name_prefix=f"slimbind-{kind}")
             return self._pools[kind].submit(task, *args, **kwargs)
 
     def after_fork(self) -> None:
-        """In a forked process, which has none of its parent's threads, begin anew."""
-        _of_parent.append(self._pools)
+        """See ``forks``."""
+        leave_to_parent(self._pools)
         self._begin(self.size)
-
-
-_crews: WeakSet[Crew] = WeakSet()
-_of_parent: list[object] = []  # threads that a forked process does not have, and must not wait for
-
-
-def _after_fork() -> None:
-    for crew in list(_crews):
-        crew.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

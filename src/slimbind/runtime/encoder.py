@@ -23,6 +23,7 @@ from slimbind.media.spec import TextSpec
 from slimbind.runtime.batches import Array, Batch, batches, join_views, views_of
 from slimbind.runtime.crew import Crew
 from slimbind.runtime.engine import INPUT, Session
+from slimbind.runtime.forks import renew_after_fork
 from slimbind.runtime.layout import LARGE, Layout, rows_of_pass
 
 if TYPE_CHECKING:
@@ -67,6 +68,10 @@ class Timings:
         with self._lock:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
+
+    def unlock(self) -> None:
+        """In a forked process: whoever was adding is not there."""
+        self._lock = Lock()
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,11 @@ class Encoder:
         self._preprocessor = preprocessor
         self._crew = crew
         self._batch = batch_size_of(entry)
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See ``forks``."""
+        self.timings.unlock()
 
     @property
     def batch_size(self) -> int:

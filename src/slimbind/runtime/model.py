@@ -20,6 +20,7 @@ from slimbind.runtime.crew import Crew
 from slimbind.runtime.device import Device, resolve
 from slimbind.runtime.encoder import Embedded, Encoder
 from slimbind.runtime.engine import Options, Session, engine
+from slimbind.runtime.forks import renew_after_fork
 from slimbind.runtime.layout import of_tower
 from slimbind.runtime.pool import LoadedTower, TowerPool
 from slimbind.runtime.threads import resolve_threads
@@ -126,6 +127,7 @@ class Model:
         )
         self._encoders: dict[str, Encoder] = {}
         self._lock = Lock()
+        renew_after_fork(self)
         wanted = (preload,) if isinstance(preload, str) else tuple(preload)
         for modality in wanted:  # all, before the first is opened for nothing
             self._check(modality)
@@ -201,6 +203,11 @@ class Model:
         self._crew.close()
         self._parts.forget()
 
+    def after_fork(self) -> None:
+        """See ``runtime.forks``."""
+        self._lock = Lock()
+        self._parts.unlock()
+
     def __enter__(self) -> Model:
         return self
 
@@ -239,9 +246,13 @@ class _Parts:
         self._fetch = fetch
         self._unfetched = set(artifact.modalities) if fetch is not None else set()
         self._unverified = set(artifact.modalities) if verify else set()
-        self._verifying = {name: Lock() for name in artifact.modalities}
-        self._lock = Lock()
         self.preprocessors: dict[str, Preprocessor] = {}
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Begin with locks that nobody holds."""
+        self._verifying = {name: Lock() for name in self._artifact.modalities}
+        self._lock = Lock()
 
     def open(self, modality: str) -> Session:
         self._have(modality)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import weakref
@@ -12,9 +11,13 @@ from dataclasses import dataclass, field
 
 from slimbind.errors import UsageError
 from slimbind.runtime.engine import Session
+from slimbind.runtime.forks import leave_to_parent, renew_after_fork
 from slimbind.runtime.memory import resident_bytes, trim_heap
 
 _MEASURED_RELEASES = 2
+# Who waits for a tower to become free lets others use it meanwhile, but not for ever: callers that overlap could keep
+# it in use until the end of the world.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,19 @@ class LoadedTower:
     idle: float
 
 
+@dataclass(frozen=True)
+class _Waiter:
+    """Somebody who waits until nobody uses ``tower``; or enough of them, to have room for another, where it is None."""
+
+    tower: str | None
+    since: float = field(default_factory=time.monotonic)
+
+
 @dataclass
 class _Slot:
     session: Session | None = None  # None while it is being opened
-    users: int = 0
+    # Tokens, and not a number: a second interrupt, or one between two lines, could leave a number wrong.
+    users: set[object] = field(default_factory=set)
     workers: set[object] = field(default_factory=set)  # users who have not finished their work yet
     last_used: float = 0.0
     seconds: float = 0.0
@@ -71,12 +83,16 @@ class TowerPool:
         self._sizes = sizes
         self._budget = budget
         self._idle_ttl = idle_ttl
-        self._slots: dict[str, _Slot] = {}
-        self._changed = threading.Condition()
         self._closed = False
         self._opened = 0
+        self._begin()
+        renew_after_fork(self)
+
+    def _begin(self) -> None:
+        self._slots: dict[str, _Slot] = {}
+        self._changed = threading.Condition()
+        self._waiting: dict[object, _Waiter] = {}  # in the order in which they came
         self._reaper: threading.Thread | None = None
-        _pools.add(self)
 
     @property
     def loaded(self) -> dict[str, LoadedTower]:
@@ -98,34 +114,40 @@ class TowerPool:
     def lease(self, modality: str) -> Iterator[Session]:
         """Use a tower; it is opened first if need be, and not closed before the block ends.
 
-        Waits while every tower that would have to make room is in use, so hold it for a forward pass and no longer.
+        Waits while every tower that would have to make room is in use, so hold it for a forward pass and no longer, and
+        one at a time: who waits for longer than a second is served before others may use what has to go.
 
         Raises:
             UsageError: it is larger than the whole budget, or the pool was closed.
         """
-        slot = self._take(modality)
-        # From here on Ctrl-C may come at any place, and a slot that is never released would make `close` wait for ever.
+        user = object()
+        # Ctrl-C may come at any place, and a slot that is never released would make `close` wait for ever.
         try:
+            slot = self._take(modality, user)
             session = self._open(modality, slot) if slot.session is None else slot.session
-            worker = object()
             try:
-                slot.workers.add(worker)
+                slot.workers.add(user)
                 yield session
             finally:
-                slot.workers.discard(worker)
+                slot.workers.discard(user)
                 if not slot.workers:  # what the last one gives back, the others would only have to get again
                     session.settle()
         finally:
-            self._release(modality, slot)
+            self._release(modality, user)
 
     def unload(self, modality: str | None = None) -> None:
         """Close one tower, or all, as soon as nobody uses them, and give their memory back."""
-        closed = False
+        closed, waiter = False, object()
         with self._changed:
-            for name in [modality] if modality else list(self._slots):
-                while (slot := self._slots.get(name)) and (slot.users or slot.session is None):
-                    self._changed.wait()
-                closed |= self._close_slot(name)
+            try:
+                for name in [modality] if modality else list(self._slots):
+                    while (slot := self._slots.get(name)) and (slot.users or slot.session is None):
+                        self._waiting.setdefault(waiter, _Waiter(name))
+                        self._changed.wait()
+                    self._stop_waiting(waiter)
+                    closed |= self._close_slot(name)
+            finally:
+                self._stop_waiting(waiter)
         if closed:
             trim_heap()
 
@@ -137,13 +159,11 @@ class TowerPool:
         self.unload()
 
     def after_fork(self) -> None:
-        """In a forked process, which has none of the engines' threads: its towers are the parent's; open them anew."""
-        _of_parent.append(self._slots)
-        self._slots = {}
-        self._changed = threading.Condition()
-        self._reaper = None
+        """See ``forks``: the engines' threads are the parent's, and so are the towers; they are opened anew."""
+        leave_to_parent(self._slots)
+        self._begin()
 
-    def _take(self, modality: str) -> _Slot:
+    def _take(self, modality: str, user: object) -> _Slot:
         """A slot with one user more; its session is None when it is up to the caller to open it."""
         size = self._sizes[modality]
         if self._budget is not None and size > self._budget:
@@ -158,19 +178,34 @@ class TowerPool:
                     if self._closed:
                         raise UsageError("the model is closed", hint="load it again")
                     slot = self._slots.get(modality)
-                    if slot is not None and slot.session is not None:
-                        slot.users += 1
-                        return slot
-                    if slot is None:
-                        fits, closed = self._make_room(size)
-                        freed |= closed
-                        if fits:
-                            self._slots[modality] = slot = _Slot(users=1)
+                    if not self._is_held_back(modality, user):
+                        if slot is not None and slot.session is not None:
+                            slot.users.add(user)
                             return slot
+                        if slot is None:
+                            fits, closed = self._make_room(size)
+                            freed |= closed
+                            if fits:
+                                self._slots[modality] = slot = _Slot(users={user})
+                                return slot
+                            self._waiting.setdefault(user, _Waiter(None))
                     self._changed.wait()
         finally:
+            with self._changed:
+                self._stop_waiting(user)
             if freed:
                 trim_heap()
+
+    def _is_held_back(self, modality: str, user: object) -> bool:
+        """Whether somebody else has waited for long enough to be served before who comes new, or later."""
+        first, waiter = next(iter(self._waiting.items()), (user, None))
+        if waiter is None or first is user or waiter.tower not in (None, modality):
+            return False
+        return time.monotonic() - waiter.since >= _PATIENCE
+
+    def _stop_waiting(self, user: object) -> None:
+        if self._waiting.pop(user, None) is not None:
+            self._changed.notify_all()  # whom it held back may go on
 
     def _open(self, modality: str, slot: _Slot) -> Session:
         before, started = resident_bytes(), time.monotonic()
@@ -191,7 +226,10 @@ class TowerPool:
             self._changed.notify_all()
         return session
 
-    def _release(self, modality: str, slot: _Slot) -> None:
+    def _release(self, modality: str, user: object) -> None:
+        slot = self._slots.get(modality)
+        if slot is None or user not in slot.users:
+            return  # it was never taken
         # Engines repack weights during the first run, which is the first release, or the second after a preload.
         measure = slot.session is not None and slot.releases < _MEASURED_RELEASES and slot.number == self._opened
         after = None
@@ -202,7 +240,7 @@ class TowerPool:
                 if after is not None:
                     slot.resident = _growth(slot.before, after)
                 slot.releases += 1
-                slot.users -= 1
+                slot.users.discard(user)
                 slot.last_used = time.monotonic()
                 if slot.session is None:  # it could not be opened; who waits for it may try
                     del self._slots[modality]
@@ -261,21 +299,8 @@ def _reap(pool: weakref.ref[TowerPool], changed: threading.Condition) -> None:
     while True:
         alive = pool()
         wait = alive._close_idle() if alive is not None else None
-        del alive
-        if wait is None:
-            return
         with changed:
+            if alive is None or wait is None or alive._closed:  # it may have been closed just before the lock was had
+                return
+            del alive
             changed.wait(min(wait, threading.TIMEOUT_MAX))
-
-
-_pools: weakref.WeakSet[TowerPool] = weakref.WeakSet()
-_of_parent: list[object] = []  # towers that a forked process cannot use; closing them would wait for threads it lacks
-
-
-def _after_fork() -> None:
-    for pool in list(_pools):
-        pool.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
