@@ -49,7 +49,8 @@ class Curve(BaseModel):
     """The curve of one pair of modalities.
 
     ``modalities`` are in the project's order, ``encoders`` are the encoder ids it was fitted with, in the same order;
-    ``pairs`` is how many matching pairs it was fitted on, ``data`` what they were.
+    ``pairs`` is how many matching pairs it was fitted on, ``data`` what they were, ``fitted`` when (UTC, ISO 8601; None
+    where it was not noted).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,6 +61,7 @@ class Curve(BaseModel):
     intercept: float
     pairs: int = Field(ge=1)
     data: str
+    fitted: str | None = None
     measured: Measured | None = None
 
     @field_validator("modalities")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from slimbind.artifact import Fidelity
 from slimbind.errors import DriftError, EngineError, UsageError
-from slimbind.evaluate.fidelity import centred_cosines, check, cosines, measure
+from slimbind.evaluate.fidelity import centred_cosines, check, cosines, intervals, measure
 
 
 def cone(n, dim=64, *, spread=0.1, seed=0):
@@ -22,6 +22,18 @@ def cone(n, dim=64, *, spread=0.1, seed=0):
 def disturb(vectors, error, seed=1):
     moved = vectors + error * np.random.default_rng(seed).normal(size=vectors.shape) / np.sqrt(vectors.shape[1])
     return (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_means_have_intervals_and_are_those_of_the_report():
+    reference = cone(40)
+    candidate = disturb(reference, 0.05)
+    told, certain = measure(reference, candidate, data="x"), intervals(reference, candidate, seed=1)
+    assert {name: one.value for name, one in certain.items()} == pytest.approx(
+        {"cosine_mean": told.cosine_mean, "centred_cosine_mean": told.centred_mean}
+    )
+    assert all(one.low < one.value < one.high and one.n == 40 for one in certain.values())
+    assert intervals(reference, candidate, seed=1) == certain != intervals(reference, candidate, seed=2)
+    assert list(intervals(reference[:1], candidate[:1])) == ["cosine_mean"], "one item has nothing but its mean"
 
 
 def test_the_cosines_are_those_of_scikit_learn():

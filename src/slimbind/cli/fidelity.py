@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimbind.cli import console, options
-from slimbind.cli.evaluate_output import Html, check_html
+from slimbind.cli.evaluate_output import Html, Seed, check_html
 
 if TYPE_CHECKING:
     from slimbind.evaluate.compare import Compared
@@ -42,6 +42,7 @@ def fidelity(
     device: Annotated[
         str, typer.Option(help="Where the candidate runs: cpu, or a split model also on cuda (see docs/gpu.md).")
     ] = "cpu",
+    seed: Seed = 0,
     progress: options.Progress = None,
     as_json: options.Json = False,
     html: Html = None,
@@ -71,6 +72,7 @@ def fidelity(
             threads=threads,
             device=device,
             timed=time,
+            seed=seed,
             on_tower=bar.begin,
             on_done=bar.advance,
         ):
@@ -132,6 +134,7 @@ def _record(row: Compared) -> dict[str, Any]:
         "candidate": {"engine": row.candidate.engine, "scheme": row.candidate.scheme, "bytes": row.candidate.bytes},
         "size_ratio": row.size_ratio,
         "fidelity": row.fidelity.model_dump(mode="json"),
+        "intervals": {name: [found.low, found.high] for name, found in row.intervals.items()},
         "time": None
         if pace is None
         else {

@@ -10,6 +10,9 @@ from slimbind.cli import console, options
 
 if TYPE_CHECKING:
     from slimbind.artifact import Artifact, Fidelity
+    from slimbind.scores import Curve
+
+_CUTS = (0.5, 0.9)
 
 
 def info(
@@ -20,7 +23,8 @@ def info(
 ) -> None:
     """Show a model's towers: engine, precision, size, parameters, preprocessing, fidelity and licence.
 
-    Also how each would use this machine's cores. Reads the manifest only; no tower is opened.
+    Also how each would use this machine's cores, and for which pairs of modalities it is known what a score means.
+    Reads the manifest only; no tower is opened.
     """
     from slimbind.artifact import Artifact
     from slimbind.hub import resolve
@@ -49,6 +53,8 @@ def _print_json(artifact: Artifact) -> None:
             "bytes": entry.bytes,
             "layout": {"streams": layout.streams, "threads": layout.threads, "why": layout.why},
         }
+    for curve, own in zip(artifact.manifest.scores.curves, told["scores"]["curves"], strict=True):
+        own |= {"usable": _is_usable(curve, artifact), "reached_at": {f"{cut:g}": curve.cosine(cut) for cut in _CUTS}}
     typer.echo(json.dumps(told, indent=1))
 
 
@@ -93,6 +99,32 @@ def _print_text(artifact: Artifact) -> None:
         out.print(Text(f"{name}: on {cores} core{'s' * (cores > 1)}: {of_tower(entry, name, cores)}"))
         if entry.fidelity is not None:
             out.print(Text(f"{name}: {_fidelity(entry.fidelity)}"))
+    out.print()
+    for curve in manifest.scores.curves:
+        out.print(Text(console.printable(_meaning(curve, artifact))))
+    if not manifest.scores.curves:
+        out.print(Text("scores: nobody has fitted what they mean; `slimbind eval calibrate PAIRS --write` does"))
+
+
+def _is_usable(curve: Curve, artifact: Artifact) -> bool:
+    """Whether a curve was fitted with the encoders that the artifact has."""
+    there = {name: artifact.tower(name).encoder_id for name in artifact.modalities}
+    return tuple(there.get(name) for name in curve.modalities) == curve.encoders
+
+
+def _meaning(curve: Curve, artifact: Artifact) -> str:
+    """One line on what scores of two modalities mean, and what that was learned from."""
+    names = " and ".join(curve.modalities)
+    line = f"scores of {names}: fitted on {curve.pairs} pairs, {curve.data}"
+    if curve.fitted:
+        line += f", {curve.fitted}"
+    if not _is_usable(curve, artifact):
+        return f"{line}; with other encoders than these, and so not used: fit it again"
+    if curve.measured is not None:
+        told = curve.measured
+        line += f"; Brier score {told.brier_before:.3f} before and {told.brier_after:.3f} after on {told.pairs} others"
+    reached = ", ".join(f"{cut:g} at cosine {curve.cosine(cut):.3f}" for cut in _CUTS)
+    return f"{line}; probability {reached}"
 
 
 def _fidelity(told: Fidelity) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,6 +122,7 @@ def calibrate(
         intercept=intercept,
         pairs=len(fitted.matching),
         data=about,
+        fitted=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     measures = measure(held_out, curve, seed=seed)
     told = {f"{what}_{when}": measures[f"{title} {when}"].value for what, title in _SHORT.items() for when in _WHEN}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from slimbind.artifact import Artifact, Fidelity, TowerEntry
 from slimbind.errors import UsageError
 from slimbind.evaluate import inputs, speed
-from slimbind.evaluate.fidelity import measure
+from slimbind.evaluate.fidelity import intervals, measure
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.evaluate.speed import Pace
 from slimbind.hub import resolve
@@ -40,6 +40,7 @@ class Compared:
         reference: its record in the reference.
         candidate: its record in the candidate.
         fidelity: what was measured; with ``time_ratio``, if it was timed.
+        intervals: those of its means, see ``fidelity.intervals``.
         pace: the times, if it was timed: one item at a time, the forward pass only.
         failed: items that could not be read, and why.
         notes: what to know besides.
@@ -49,6 +50,7 @@ class Compared:
     reference: TowerEntry
     candidate: TowerEntry
     fidelity: Fidelity
+    intervals: Mapping[str, Estimate]
     pace: Pace | None
     failed: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ class Compared:
             "centred_cosine_min": told.centred_min,
         }
         measures = {name: Estimate(value, n=told.samples) for name, value in cosines.items() if value is not None}
+        measures |= self.intervals
         measures["weights_bytes"] = Estimate(self.candidate.bytes)
         measures["size_ratio"] = Estimate(self.size_ratio)
         if self.pace is not None:  # the rounds' own quartiles are no 95 % interval, and stand in the details
@@ -107,6 +110,7 @@ def compare(
     threads: int | None = None,
     device: str = "cpu",
     timed: bool = True,
+    seed: int = 0,
     on_tower: Callable[[str, int], object] = lambda modality, views: None,
     on_done: Callable[[int], object] = lambda views: None,
 ) -> Iterator[Compared]:
@@ -125,6 +129,7 @@ def compare(
         threads: of both engines.
         device: where the candidate runs and in which numbers (see ``runtime.device``); the reference is on the CPU.
         timed: time them as well.
+        seed: of the intervals.
         on_tower: is told which modality begins, and how many views will be embedded.
         on_done: is told when so many of them are.
 
@@ -146,7 +151,7 @@ def compare(
         if asked is None:
             chosen = inputs.present(place, chosen)
     there = replace(options, device=resolve_device(Device.parse(device), right, chosen))
-    return _compare(_Side(left, options), _Side(right, there), chosen, place, samples, timed, on_tower, on_done)
+    return _compare(_Side(left, options), _Side(right, there), chosen, place, samples, timed, seed, on_tower, on_done)
 
 
 def check_comparable(reference: Artifact, candidate: Artifact, modalities: Iterable[str] | None) -> tuple[str, ...]:
@@ -230,6 +235,7 @@ def _compare(
     data: Path | None,
     most: int,
     timed: bool,
+    seed: int,
     on_tower: Callable[[str, int], object],
     on_done: Callable[[int], object],
 ) -> Iterator[Compared]:
@@ -240,7 +246,7 @@ def _compare(
         on_tower(name, 2 * items.views)
         for side in (reference, candidate):
             side.artifact.verify(name)
-        yield _tower(reference, candidate, name, items, timed, on_done)
+        yield _tower(reference, candidate, name, items, timed, seed, on_done)
         gc.collect()
         trim_heap()
 
@@ -251,6 +257,7 @@ def _tower(
     modality: str,
     items: inputs.Inputs,
     timed: bool,
+    seed: int,
     on_done: Callable[[int], object],
 ) -> Compared:
     ours = reference.artifact.tower(modality)
@@ -272,7 +279,8 @@ def _tower(
         time_ratio=None if pace is None else pace.ratio,
     )
     failed = tuple((name, error.message) for name, error in items.failed)
-    return Compared(modality, ours, theirs, fidelity, pace, failed, _notes(ours, theirs))
+    certain = intervals(left, right, seed=seed)
+    return Compared(modality, ours, theirs, fidelity, certain, pace, failed, _notes(ours, theirs))
 
 
 def _jobs(items: inputs.Inputs, session: Session, spec: object) -> list[Callable[[], object]]:

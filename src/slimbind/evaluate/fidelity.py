@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from slimbind.artifact import Fidelity
 from slimbind.errors import DriftError, EngineError, UsageError
+from slimbind.evaluate import metrics
+from slimbind.evaluate.record import Estimate
 
 # A vector whose distance from the mean is so small, beside its own length 1, is rounding and has no direction.
 _TINY = 1e-6
@@ -90,6 +92,25 @@ def measure(
         reference_bytes=reference_bytes,
         time_ratio=time_ratio,
     )
+
+
+def intervals(reference: Vectors, candidate: Vectors, *, seed: int = 0) -> dict[str, Estimate]:
+    """``cosine_mean`` and ``centred_cosine_mean`` of the same vectors with their 95 % intervals over the items.
+
+    The mean embedding that is subtracted stays that of all items. The least cosine has no interval: what the worst of
+    other items would be is not seen from these.
+
+    Raises:
+        UsageError, EngineError: see ``measure``.
+    """
+    found: dict[str, Estimate] = {}
+    for name, values in (
+        ("cosine_mean", cosines(reference, candidate)),
+        ("centred_cosine_mean", centred_cosines(reference, candidate)),
+    ):
+        if len(values):
+            found |= metrics.bootstrap({name: metrics.mean_of(values)}, len(values), seed=seed)
+    return found
 
 
 def check(fidelity: Fidelity, *, modality: str, scheme: str, least: float) -> None:

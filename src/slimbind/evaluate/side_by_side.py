@@ -279,6 +279,7 @@ def _fidelity(job: _Job) -> Iterator[Record]:
                 modalities=job.own,
                 samples=job.settings.samples,
                 threads=job.threads,
+                seed=job.settings.seed,
                 on_tower=lambda modality, views, bar=bar: bar.begin(f"comparing {modality}", views),  # type: ignore[misc]
                 on_done=bar.advance,
             ):
