@@ -12,7 +12,7 @@ import matplotlib
 from environment import ROOT
 from scaling_tables import SCHEMES, TOWERS
 
-COLOURS = ("#1b6ca8", "#c8553d", "#3f8f5f", "#8a5fa8", "#b08a2e")
+COLOURS = ("#1b6ca8", "#c8553d", "#3f8f5f", "#8a5fa8", "#b08a2e", "#555555")
 LINES = {"f32": "-", "int8-dynamic": "--"}
 COSTS = {"search_cpu_ms": "one search, CPU ms", "resident_mib": "in memory while searching, MiB"}
 
@@ -38,15 +38,16 @@ def main() -> None:
                 label=label,
             )
     left.set_xscale("log", base=2)
-    left.set_xticks([row["batch"] for row in rows], [str(row["batch"]) for row in rows])
+    sizes = [1, 2, 4, 8, 16, 32]
+    left.set_xticks(sizes, [str(size) for size in sizes])
     left.set_xlabel("items in a batch")
     left.set_ylabel("items per CPU second, times that of one item")
     left.legend(fontsize=6)
-    sizes = sorted(result["documents"].values(), key=lambda told: int(told["documents"]))
-    counts = [told["documents"] for told in sizes]
+    shelves = sorted(result["documents"].values(), key=lambda told: int(told["documents"]))
+    counts = [told["documents"] for told in shelves]
     for (key, label), colour in zip(COSTS.items(), COLOURS, strict=False):
-        right.plot(counts, [told[key] for told in sizes], "-", c=colour, marker="o", ms=3, label=label)
-    disk = [(told["database_bytes"] + told["codes_bytes"]) / 1e6 for told in sizes]
+        right.plot(counts, [told[key] for told in shelves], "-", c=colour, marker="o", ms=3, label=label)
+    disk = [(told["database_bytes"] + told["codes_bytes"]) / 1e6 for told in shelves]
     right.plot(counts, disk, "-", c=COLOURS[len(COSTS)], marker="o", ms=3, label="on disk, MB")
     right.set_xscale("log")
     right.set_yscale("log")

@@ -10,6 +10,7 @@ TOWERS = {
     "mini-text": "`mini`, text",
     "mini-vision": "`mini`, vision",
     "text": "text, 6 blocks",
+    "vision": "vision, 4 blocks",
     "depth": "depth, whole",
     "imu": "imu, whole",
 }
@@ -19,20 +20,24 @@ _MEMORY_AT = (1, 8, 32)
 
 def batch(result: dict[str, Any]) -> Table:
     """Items per CPU second and memory, by batch."""
+    sizes = sorted({row["batch"] for told in result["batch"].values() for row in told["f32"]["rows"]})
     rows = []
     for name, told in result["batch"].items():
         for scheme in SCHEMES:
             found = {row["batch"]: row for row in told[scheme]["rows"]}
-            best = max(row["items_per_cpu_second"] for row in found.values())
-            cells = []
-            for row in found.values():
-                rate = f"{row['items_per_cpu_second']:.3g}" + (f" ({row['gain']:.2f}x)" if row["batch"] > 1 else "")
-                cells.append(f"**{rate}**" if row["items_per_cpu_second"] == best else rate)
-            memory = (f"{found[size]['memory_mib']:.0f}" for size in _MEMORY_AT)
+            best = max(found.values(), key=lambda row: row["items_per_cpu_second"])
+            cells = [_rate(found.get(size), best) for size in sizes]
+            memory = (f"{found[size]['memory_mib']:.0f}" if size in found else "-" for size in _MEMORY_AT)
             rows.append((TOWERS[name], f"`{scheme}`", *cells, f"{told[scheme]['weights_mib']:.0f}", *memory))
-    sizes = sorted({row["batch"] for told in result["batch"].values() for row in told["f32"]["rows"]})
     head = ("tower", "scheme", f"items per CPU second, batch {sizes[0]}", *map(str, sizes[1:]), "weights, MiB")
     return (*head, f"memory, MiB, batch {_MEMORY_AT[0]}", *map(str, _MEMORY_AT[1:])), rows
+
+
+def _rate(row: dict[str, Any] | None, best: dict[str, Any]) -> str:
+    if row is None:
+        return "-"
+    told = f"{row['items_per_cpu_second']:.3g}" + (f" ({row['gain']:.2f}x)" if row["batch"] > 1 else "")
+    return f"**{told}**" if row is best else told
 
 
 _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (

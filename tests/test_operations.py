@@ -1,4 +1,4 @@
-"""What the benchmarks count as operations is what PyTorch's own counter finds."""
+"""What the benchmarks count as operations is what PyTorch's own counter finds, and each is held to its own limit."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ def test_operations_are_those_of_pytorchs_counter(monkeypatch, modality):
     assert found.weights == sum(matrices.values())
     assert min(found.linear, found.attention) > 0
     sys.modules.pop("operations")
+
+
+def test_floors_hold_each_part_to_the_kind_it_is_computed_in(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    import limits
+    from operations import Work
+
+    work = Work(linear=100, attention=10, stem=10, weights=50)
+    rates = {"f32": 10.0, "bf16": 20.0, "int8": 40.0, "read": 5.0}
+    assert limits.floors(work, "f32", rates) == (12.0, 40.0)
+    assert limits.floors(work, "bf16", rates) == (6.0, 20.0)
+    assert limits.floors(work, "int8-static", rates) == (3.5, 10.0)
+    assert limits.floors(work, "int4-weight", rates)[0] == 6.0
+    for name in ("limits", "operations", "peers", "fullsize", "fullsize_schemes", "environment"):
+        sys.modules.pop(name, None)
