@@ -16,7 +16,7 @@ from PIL import Image
 from slimbind.artifact import Artifact
 from slimbind.cli.scores import say_dropped
 from slimbind.media import samples
-from slimbind.scores import Scores
+from slimbind.scores import Curve, Scores
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +168,28 @@ def test_a_cut_off_means_the_same_for_pictures_and_sounds(
     every = cli("search", "red", "--model", model, "--json").json
     assert {hit["modality"] for hit in every} == {"vision", "audio"}
     assert all(hit["probability"] is not None for hit in every)
+
+
+def test_what_has_larger_cosines_does_not_keep_out_what_matches(cli, toy_artifact: Path, toy_folder: Path) -> None:
+    """Pictures are nearer, and by these curves no picture matches while every sound does."""
+    ids = {name: Artifact.open(toy_artifact).tower(name).encoder_id for name in ("vision", "text", "audio")}
+
+    def curve(first: str, second: str, intercept: float) -> Curve:
+        told = {"modalities": (first, second), "encoders": (ids[first], ids[second])}
+        return Curve.model_validate(told | {"slope": 1.0, "intercept": intercept, "pairs": 20, "data": "made up"})
+
+    scores = toy_folder.parent / "scores.json"
+    Scores(curves=(curve("vision", "text", -9.0), curve("text", "audio", 9.0))).write(scores)
+    (toy_folder / "notes.txt").unlink()
+    cli("index", toy_folder)
+    assert [hit["modality"] for hit in cli("search", "red", "-k", "1", "--json").json] == ["vision"]
+    best = cli("search", "red", "-k", "1", "--scores", scores, "--min-score", "0.5", "--json").json
+    assert [hit["modality"] for hit in best] == ["audio"]
+    every = cli("search", "red", "--scores", scores, "--min-score", "0", "--json").json
+    told = [hit["probability"] for hit in every]
+    assert told == sorted(told, reverse=True) and [hit["modality"] for hit in every][-1] == "vision"
+    only = cli("search", "red", "-k", "1", "--modality", "vision", "--scores", scores, "--min-score", "0.5", "--json")
+    assert only.json == []
 
 
 def test_paths_of_a_table_may_begin_elsewhere(cli, pairs: Path, tmp_path: Path) -> None:

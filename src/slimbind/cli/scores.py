@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,12 @@ from slimbind.cli import console
 from slimbind.errors import ArtifactError, SlimbindError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from slimbind.artifact import Artifact
-    from slimbind.collection import Hit
+    from slimbind.collection import Collection, Hit
+    from slimbind.collection.remote import Remote
     from slimbind.runtime.model import Model
     from slimbind.scores import Scores
 
@@ -78,19 +82,32 @@ class Meaning:
         curve = self._scores.find(self._query, hit.modality, self._encoders)
         return None if curve is None else float(curve.probability(hit.score))
 
-    def good(self, hits: Sequence[Hit]) -> list[Hit]:
-        """The hits that reach both cut-offs, in their order.
+    def search(
+        self, shelf: Collection | Remote, vector: NDArray[np.float32], k: int, *, where: str, modality: str | None
+    ) -> tuple[list[Hit], list[Hit]]:
+        """The ``k`` best hits, and those of them that reach both cut-offs.
+
+        Where a probability is asked for, the best are those with the largest, each modality having been searched by
+        itself: otherwise pictures that do not match would keep out sounds that do, whose cosines are all smaller.
 
         Raises:
             UsageError: a probability was asked for, and one of them has none.
         """
-        self.check({hit.modality for hit in hits})
-        return [
-            hit
-            for hit in hits
-            if (self._least_cosine is None or hit.score >= self._least_cosine)
-            and (self._least is None or (self.probability(hit) or 0.0) >= self._least)
-        ]
+        found = shelf.search(vector, k, where=where, modality=modality)
+        if self._least is not None:
+            self.check({hit.modality for hit in found})
+            if modality is None:
+                known = [name for name in self._encoders if self._scores.find(self._query, name, self._encoders)]
+                each = [shelf.search(vector, k, where=where, modality=name) for name in known]
+                found = sorted((hit for hits in each for hit in hits), key=self._likely, reverse=True)[:k]
+        return found, [hit for hit in found if self._is_good(hit)]
+
+    def _likely(self, hit: Hit) -> float:
+        return self.probability(hit) or 0.0
+
+    def _is_good(self, hit: Hit) -> bool:
+        near = self._least_cosine is None or hit.score >= self._least_cosine
+        return near and (self._least is None or self._likely(hit) >= self._least)
 
 
 def _joined(scores: Scores, file: Path) -> Scores:

@@ -31,9 +31,7 @@ def search(
     ] = "",
     min_score: Annotated[
         float | None,
-        typer.Option(
-            "--min-score", min=0, max=1, help="Only what matches with this probability, where a model is calibrated."
-        ),
+        typer.Option("--min-score", min=0, max=1, help="Only what matches with this probability, the likeliest first."),
     ] = None,
     min_cosine: Annotated[
         float | None, typer.Option("--min-cosine", min=-1, max=1, help="Only what is at least so near.")
@@ -92,8 +90,8 @@ def search(
             except ItemsError as error:
                 raise next(iter(error.errors.values())) from None
             embedded = time.perf_counter()
-            found = shelf.search(vector, k, where=where, modality=among)
-            hits = [(hit, meaning.probability(hit)) for hit in meaning.good(found)]
+            found, good = meaning.search(shelf, vector, k, where=where, modality=among)
+            hits = [(hit, meaning.probability(hit)) for hit in good]
             searched = time.perf_counter()
             count = len(shelf)
             if verbose:
