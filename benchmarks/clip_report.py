@@ -62,7 +62,7 @@ TEMPLATE = "a photo of a {}."
 SHARES = (0.0, 0.001, 0.25, 0.5, 0.75, 0.999, 1.0)  # of a distribution
 
 
-def make(work: Path, weights: str) -> list[Path]:
+def make(work: Path, weights: str, schemes: Sequence[str]) -> list[Path]:
     """The float artifact and the quantized ones, made where they are not there yet; the float one first."""
     place = work / weights
     if not (place / "split").exists():
@@ -70,11 +70,11 @@ def make(work: Path, weights: str) -> list[Path]:
         clip.write_split(place / "split", weights)
     if not (place / FLOAT).exists():
         export(place / "split", place / FLOAT, threads=1)
-    for name, scheme in SCHEMES.items():
+    for name in schemes:
         if not (place / name).exists():
-            quantize(place / "split", place / name, scheme=scheme, samples=CALIBRATED, threads=1, force=True)
+            quantize(place / "split", place / name, scheme=SCHEMES[name], samples=CALIBRATED, threads=1, force=True)
             print(f"{weights}: {name} made", flush=True)
-    return [place / name for name in (FLOAT, *SCHEMES)]
+    return [place / name for name in (FLOAT, *schemes)]
 
 
 def probe(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401  (JSON)
@@ -82,19 +82,19 @@ def probe(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: A
     train, test = (
         pictures(work / "cifar10", args.cache, part, count) for part, count in (("dev", TRAIN), ("test", TEST))
     )
-    return _compared(work, weights, train=train, test=test)
+    return _compared(make(work, weights, args.schemes), train=train, test=test)
 
 
 def mix(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Table 2."""
     folder = captioned("vision")[0][0].parent
     table = first_hits(work / weights)
-    return _compared(work, weights, mix=True, retrieval=datasets.open(table, root=folder))
+    return _compared(make(work, weights, args.schemes), mix=True, retrieval=datasets.open(table, root=folder))
 
 
 def heatmap(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Figure 3."""
-    return _compared(work, weights, similarity=True)
+    return _compared(make(work, weights, args.schemes), similarity=True)
 
 
 def layers(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -115,9 +115,9 @@ STEPS: dict[str, Callable[[Path, str, argparse.Namespace], Any]] = {
 }
 
 
-def _compared(work: Path, weights: str, *, mix: bool = False, **tasks: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+def _compared(artifacts: Sequence[Path], *, mix: bool = False, **tasks: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     nothing = dict.fromkeys(("fidelity", "speed", "memory", "similarity"), False)
-    records = side_by_side(make(work, weights), tasks=Tasks(**(nothing | tasks)), settings=Settings(threads=1), mix=mix)
+    records = side_by_side(artifacts, tasks=Tasks(**(nothing | tasks)), settings=Settings(threads=1), mix=mix)
     return [_told(record) for record in records]
 
 
@@ -180,12 +180,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--weights", default=",".join(WEIGHTS))
     parser.add_argument("--steps", default=",".join(STEPS), help="of: %(default)s")
+    parser.add_argument("--schemes", type=lambda told: told.split(","), default=list(SCHEMES), help=", ".join(SCHEMES))
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "clip_report.json")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for weights in args.weights.split(","):
         for step in args.steps.split(","):
-            make(args.work, weights)
+            make(args.work, weights, ())
             found = STEPS[step](args.work, weights, args)
             before = json.loads(args.output.read_text()) if args.output.exists() else {"rows": {}}
             record = {

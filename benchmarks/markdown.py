@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+# Whose versions a note tells.
+_NAMED = "python imagebind-unofficial open_clip_torch torch torchao openvino nncf onnxruntime faiss-cpu".split()
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -27,9 +29,7 @@ def note(result: dict[str, Any]) -> str:
     """The command, the machine and the versions behind a result."""
     told = result["environment"]
     machine = f"{told['cores']} cores {told['cpu']}" + (f", {told['threads']} thread(s)" if "threads" in told else "")
-    known = ("python", "imagebind-unofficial", "open_clip_torch", "torch", "torchao", "openvino", "nncf", "onnxruntime")
-    known += ("faiss-cpu",)
-    versions = ", ".join(f"{name} {told[name]}" for name in known if name in told)
+    versions = ", ".join(f"{name} {told[name]}" for name in _NAMED if name in told)
     command = result.get("command", f"python benchmarks/{result['benchmark']}.py")
     note = f" {told['note'][:1].upper()}{told['note'][1:]}." if "note" in told else ""
     return f"\n`{command}`; {machine}; {versions}; {told['time'][:10]}.{note}\n"
