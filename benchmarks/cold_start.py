@@ -3,7 +3,8 @@
     python benchmarks/make_huge.py huge.pth
     slimbind split huge.pth -o split --modalities vision
     slimbind export split -o vision-f32
-    slimbind quantize split --scheme int8-dynamic --calibrate vision=samples/illustrations -o vision-int8
+    slimbind quantize split --scheme int8-dynamic --set compensate=false --samples 8 --calibrate vision=PHOTOS \\
+        -o vision-int8
     PYTHONPATH=DIR python benchmarks/cold_start.py huge.pth vision-f32 vision-int8    # DIR: see imagebind_reference.py
 
 The whole model is ``imagebind-unofficial``, opened as its README says, and once more with the checkpoint mapped into
@@ -11,8 +12,8 @@ memory (``torch.load(mmap=True)``, ``load_state_dict(assign=True)``), which its 
 fresh process, all in turns; the time runs from the start of the process (Python and the imports included) to the first
 vector. Each is started with the model's files in the system's file cache, and without (dropped from it before; the
 libraries' files stay). Counted are the process's resident pages, file-mapped ones included, at most until the first
-vector, and after the rest of the pictures. The pictures are photographs, which calibration has not seen; the cosines
-are those with the vectors of the whole model.
+vector, and after further pictures. Those are photographs of the samples that are not in PHOTOS, more in the first
+process of each than in the others; the cosines are those with the vectors of the whole model.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from slimbind.artifact import Artifact
 from slimbind.evaluate import fidelity
 
 ROOT = Path(__file__).parents[1]
-PHOTOS = sorted((ROOT / "samples" / "photos").iterdir())[:16]
+PHOTOS = sorted((ROOT / "samples" / "photos").iterdir())
+FEW, MORE = 3, 8
 CHECKPOINT = Path(".checkpoints") / "imagebind_huge.pth"  # where the package looks for it
 WHOLE = "whole model, as its README says"
 MAPPED = "whole model, checkpoint mapped"
@@ -64,7 +66,7 @@ def first_whole(mapped: bool) -> Any:  # noqa: ANN401  (a function of one path)
     return embed
 
 
-def child(what: str) -> None:
+def child(what: str, photos: list[Path]) -> None:
     """What one fresh process does; reports on standard output."""
     if what in (WHOLE, MAPPED):
         embed = first_whole(what == MAPPED)
@@ -76,9 +78,9 @@ def child(what: str) -> None:
         def embed(path: Path) -> np.ndarray:
             return model.embed([path], "vision")
 
-    vectors = [embed(PHOTOS[0])]
+    vectors = [embed(photos[0])]
     at, used, peak = time.time(), os.times(), status("VmHWM")
-    vectors += [embed(path) for path in PHOTOS[1:]]
+    vectors += [embed(path) for path in photos[1:]]
     told = {"at": at, "cpu": used.user + used.system, "peak_mib": peak, "steady_mib": status("VmRSS")}
     print(json.dumps(told | {"vectors": np.concatenate(vectors).tolist()}))
 
@@ -89,7 +91,7 @@ def status(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def run(what: str, files: list[Path], folder: str, *, cached: bool) -> dict[str, Any]:
+def run(what: str, files: list[Path], folder: str, count: int, *, cached: bool) -> dict[str, Any]:
     """Start one process, after its files were read, or dropped from the cache."""
     for file in files:
         with open(file, "rb", buffering=0) as opened:
@@ -99,7 +101,7 @@ def run(what: str, files: list[Path], folder: str, *, cached: bool) -> dict[str,
             else:
                 os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     started = time.time()
-    command = [sys.executable, __file__, "--child", what]
+    command = [sys.executable, __file__, "--child", what, "--pictures", str(count)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -113,10 +115,11 @@ def main() -> None:
     parser.add_argument("artifacts", type=Path, nargs="*", help="folders with the vision tower alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--pictures", type=int, default=FEW, help=argparse.SUPPRESS)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "cold_start.json")
     args = parser.parse_args()
     if args.child:
-        child(str(args.checkpoint))
+        child(str(args.checkpoint), PHOTOS[: args.pictures])
         return
     checkpoint = args.checkpoint.resolve()
     files = {WHOLE: [checkpoint], MAPPED: [checkpoint]}
@@ -127,13 +130,15 @@ def main() -> None:
         files[str(artifact.folder)] = [artifact.folder / file.path for file in entry.files]
         names[str(artifact.folder)] = f"slimbind, vision tower, {entry.scheme}"
     found: dict[tuple[str, bool], list[dict[str, Any]]] = {(what, how): [] for what in files for how in (True, False)}
+    del found[MAPPED, False]  # what a mapped file costs is seen with the other
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / CHECKPOINT
         place.parent.mkdir()
         place.symlink_to(checkpoint)
         for turn in range(args.rounds):
             for what, cached in found if turn % 2 == 0 else reversed(found):
-                told = run(what, files[what], folder, cached=cached)
+                count = MORE if cached and not found[what, cached] else FEW
+                told = run(what, files[what], folder, count, cached=cached)
                 found[what, cached].append(told)
                 print(
                     f"{names[what]:38} {'cached' if cached else 'from disk':9} {told['seconds']:6.1f} s, "
@@ -156,7 +161,7 @@ def write(
     for what, paths in files.items():
         row: dict[str, Any] = {"row": names[what], "disk_mib": sum(path.stat().st_size for path in paths) / MIB}
         for cached, key in ((True, "cached"), (False, "from_disk")):
-            if runs := found[what, cached]:
+            if runs := found.get((what, cached)):
                 row[f"{key}_seconds"] = statistics.median(one["seconds"] for one in runs)
                 row[f"{key}_range"] = [min(one["seconds"] for one in runs), max(one["seconds"] for one in runs)]
                 row[f"{key}_cpu_seconds"] = statistics.median(one["cpu"] for one in runs)

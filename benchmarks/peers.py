@@ -108,7 +108,10 @@ def measure(args: argparse.Namespace, weights: str, work: Path) -> dict[str, Any
 def reason(error: Exception) -> str:
     """The line of a long message that says what was wrong: OpenVINO's names the operation behind two dashes."""
     lines = str(error).strip().splitlines() or ["no reason given"]
-    return next((line.removeprefix("-- ") for line in lines if line.startswith("-- ")), lines[0])[:200]
+    return next(
+        (line.removeprefix("-- ").removesuffix(" with a message:") for line in lines if line.startswith("-- ")),
+        lines[0],
+    )[:200]
 
 
 def turns(runs: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str, list[float]]:
