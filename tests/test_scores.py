@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError, UsageError
+from slimbind.evaluate.calibration import fit
 from slimbind.scores import Curve, Measured, Scores, ordered
 
 IDS = {"vision": "a" * 16, "text": "b" * 16, "audio": "c" * 16}
@@ -147,3 +148,54 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         Scores.read(path)
     with pytest.raises(ValidationError, match="two curves for one pair"):
         Scores(curves=(curve(), curve(slope=3)))
+
+
+@settings(deadline=None)
+@given(
+    st.floats(1e-300, 1e300),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(1, 10**9),
+    st.text(max_size=9),
+)
+def test_what_is_kept_is_what_was_fitted_to_the_last_bit(slope: float, intercept: float, pairs: int, data: str) -> None:
+    one = curve(slope=slope, intercept=intercept, pairs=pairs, data=data)
+    found = Scores.model_validate_json(Scores(curves=(one,)).to_json())
+    assert found.curves == (one,) and found.curves[0].slope.hex() == slope.hex()
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.integers(0, 10**6), st.floats(0.1, 10), st.floats(-1, 1))
+def test_a_curve_depends_on_the_pairs_and_not_on_their_order_or_the_scale_of_scores(
+    seed: int, factor: float, shift: float
+) -> None:
+    random = np.random.default_rng(seed)
+    matching, others = random.normal(0.3, 0.1, 40), random.normal(0.1, 0.1, (40, 8))
+    slope, intercept = fit(matching, others)
+    assert slope > 0
+    assert fit(random.permutation(matching), random.permutation(others.ravel())) == pytest.approx((slope, intercept))
+    scaled = fit(factor * matching + shift, factor * others + shift)
+    assert scaled == pytest.approx((slope / factor, intercept - slope * shift / factor), rel=1e-4, abs=1e-4)
+    # Both kinds weigh the same, however many there are of each.
+    assert fit(matching, np.concatenate([others, others])) == pytest.approx((slope, intercept))
+
+
+@pytest.mark.parametrize(
+    ("matching", "others", "message"),
+    [
+        (np.ones(30), np.array([]), "too few"),
+        (np.array([]), np.ones(30), "too few"),
+        (np.zeros(30), np.ones(30), "no more alike"),
+        (np.ones(30), np.ones(30), "no more alike"),
+        (np.full(30, np.nan), np.zeros(30), "not finite"),
+        (np.full(30, 0.5), np.array([0.1, np.inf]), "not finite"),
+    ],
+)
+def test_scores_of_one_kind_or_that_are_no_numbers_are_refused(matching, others, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        fit(matching, others)
+
+
+def test_pairs_that_are_told_apart_without_fail_have_a_curve_that_ends() -> None:
+    slope, intercept = fit(np.full(40, 0.9), np.full(40, 0.1))
+    assert np.isfinite(slope) and np.isfinite(intercept)
+    assert curve(slope=slope, intercept=intercept).probability([0.9, 0.1]) == pytest.approx([41 / 42, 1 / 42], abs=1e-3)

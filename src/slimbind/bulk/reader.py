@@ -53,6 +53,7 @@ class Reader:
         self.modality = modality
         self.lines = lines
         self.skipped: Counter[str] = Counter()
+        self.files: Counter[str] = Counter()  # by folder that was read: files of any type in it, however deep
         self.unreadable: list[str] = []
         self._exclude = os.path.realpath(exclude) if exclude else None
 
@@ -70,7 +71,9 @@ class Reader:
             if problem is not None:
                 self.unreadable.append(path)
                 yield _bad(path, "", _reason(problem), hint="check its permissions")
-            elif modality := self._modality_in_folder(path):
+                continue
+            self.files[folder] += 1
+            if modality := self._modality_in_folder(path):
                 yield from self._file(path, modality, named=False)
 
     def texts(self, texts: Iterable[str]) -> Iterator[Item]:

@@ -48,6 +48,7 @@ def gone(
     """
     looked_for = {reader.modality} if reader.modality else set(reader.wanted)
     roots = sorted({_prefix(folder) for folder in folders}, key=len, reverse=True)  # of two that overlap, the inner one
+    full = {_prefix(folder) for folder, count in reader.files.items() if count}
     unknown = tuple(_prefix(folder) for folder in reader.unreadable)
     known: Counter[str] = Counter()
     missing: dict[str, list[Entry]] = {}
@@ -65,7 +66,7 @@ def gone(
             continue
         # What was renamed is gone and found again: what counts is how much there is.
         here = sum(name.startswith(root) for name in seen)
-        if why := _odd(root, len(entries), known[root], here):
+        if why := "has no files" if root not in full else _odd(len(entries), known[root], here):
             held.append(Held(root.rstrip(os.sep) or root, len(entries), why))
             continue
         emptied = _in_empty_folders(entries)
@@ -74,15 +75,8 @@ def gone(
     return leaving, held
 
 
-def _odd(root: str, missing: int, known: int, here: int) -> str:
-    if not here and not _has_files(root):
-        return "has no files"
+def _odd(missing: int, known: int, here: int) -> str:
     return f"has {here} files of {known} that it had" if missing >= _MANY and 2 * here < known else ""
-
-
-def _has_files(folder: str) -> bool:
-    """Whether there is any file in it, however deep, that is not hidden."""
-    return any(not name.startswith(".") for _, _, names in os.walk(folder) for name in names)
 
 
 def _in_empty_folders(entries: Sequence[Entry]) -> dict[str, str]:

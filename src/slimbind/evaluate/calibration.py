@@ -143,7 +143,10 @@ def calibrate(
         model=name or model.id,
         settings=settings,
         measures=measures,
-        details={"curve": {"slope": slope, "intercept": intercept, "reached at": _reached(curve)}},
+        details={
+            "curve": {"slope": slope, "intercept": intercept},
+            "cut-offs": [{"probability": cut, "reached at cosine": curve.cosine(cut)} for cut in CUTS],
+        },
         failed=failed,
         environment=environment(model),
     )
@@ -183,6 +186,8 @@ def fit(matching: ArrayLike, others: ArrayLike) -> tuple[float, float]:
             hint=f"give at least {_LEAST} pairs (half of them are fitted on), of different items",
         )
     values = np.concatenate([yes, no])
+    if not np.isfinite(values).all():
+        raise UsageError("some scores are not finite (NaN or infinity)", hint="embed the items again")
     middle, spread = values.mean(), values.std() or 1.0
     x = (values - middle) / spread
     # Platt's targets: as if one more pair of each kind had been seen with the other answer.
@@ -378,7 +383,3 @@ def _labelled(
     places = items.labels[:, None] * count + np.arange(count)
     pairs = np.stack([np.repeat(np.arange(len(items.labels)), count), places.ravel()], axis=1)
     return items.vectors, texts, pairs, (items.labels, np.repeat(np.arange(len(classes)), count)), items.failed
-
-
-def _reached(curve: Curve) -> dict[str, JsonValue]:
-    return {f"{cut:g}": curve.cosine(cut) for cut in CUTS}
