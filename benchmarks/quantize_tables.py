@@ -6,6 +6,7 @@ from typing import Any
 
 from markdown import note, read, table
 
+_MIB = 1 << 20
 _WEIGHTS = {
     "plain": "cosine mean / min, plain",
     "balanced": "with outlier channels",
@@ -117,6 +118,23 @@ def peers() -> str:
         head = (f"{modality}, {depth} blocks", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
         tables.append(table(head, rows))
     return "\n".join(tables) + note(result)
+
+
+def split() -> str:
+    """What taking a checkpoint apart costs."""
+    result = read("split")
+    rows = [
+        (
+            f"{row['checkpoint_bytes'] / _MIB:.0f}",
+            f"{row['largest_tower_bytes'] / _MIB:.0f}",
+            f"{row['peak_bytes'] / _MIB:.0f}",
+            f"{row['peak_of_imports_bytes'] / _MIB:.0f}",
+            f"{row['seconds']:.0f}",
+        )
+        for row in sorted(result["rows"], key=lambda row: row["seconds"])[len(result["rows"]) // 2 :][:1]
+    ]
+    head = ("checkpoint, MiB", "largest tower", "most memory, MiB", "of that, Python and imports", "seconds")
+    return table(head, rows) + note(result)
 
 
 def paper(number: str) -> str:

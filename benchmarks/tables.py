@@ -236,6 +236,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "search_large": partial(search, "large"),
     "search_real": partial(search, "real", "real-gap"),
     "search_small": partial(search, "small"),
+    "split": quantize_tables.split,
     "startup": startup,
     "threads": threads,
 } | {f"paper_{number}": partial(quantize_tables.paper, number) for number in ("I", "II", "III", "IV", "V", "VI", "VII")}
