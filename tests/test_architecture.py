@@ -12,14 +12,15 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "slimbind"
 
 # Each package, and what of slimbind it may import (itself included). `slimbind` itself is the version, nothing more.
-BASE = {"slimbind", "errors", "modalities", "sizes", "scores"}
+BASE = {"slimbind", "errors", "modalities", "sizes", "scores", "whole"}
 STORE = BASE | {"artifact", "hub", "media"}
 BUILD = STORE | {"towers", "quantize", "slim", "export", "runtime"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": {"errors"},
     "modalities": {"errors", "modalities"},
     "sizes": {"errors"},
-    "scores": {"errors", "modalities"},
+    "whole": set(),
+    "scores": {"errors", "modalities", "whole"},
     "media": BASE | {"media"},
     "artifact": BASE | {"artifact", "media"},
     "hub": STORE,

@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from slimbind.errors import ArtifactCorruptError, ArtifactError, ArtifactVersionError
 from slimbind.modalities import MODALITIES, check_modality
+from slimbind.whole import Whole
 
 FORMAT_VERSION = 1
 _MAX_BYTES = 1 << 20
@@ -219,21 +219,11 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         ArtifactError: it cannot be written.
     """
-    temp = None
     try:
-        fd, temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644  # mkstemp makes it private
-        os.chmod(temp, mode)
-        os.replace(temp, path)
+        with Whole(path) as file:
+            file.write(text.encode("utf-8"))
     except OSError as error:
         raise ArtifactError(f"{path} was not written: {error.strerror}", hint="choose another place") from error
-    finally:
-        if temp is not None and os.path.exists(temp):
-            os.unlink(temp)
 
 
 def _places(names: Iterable[str]) -> list[int]:

@@ -132,7 +132,7 @@ def test_an_interrupted_job_leaves_what_was_there_before(tmp_path, suffix, error
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_disk_that_is_really_full_is_said(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "t")))
+    monkeypatch.setattr("slimbind.whole.open", lambda path, mode: open("/dev/full", "wb"), raising=False)
     with pytest.raises(SlimbindError, match="No space left"):
         write(tmp_path / f"v{suffix}", [good("a", 1, 0, 0)] * 5000)
     assert list(tmp_path.iterdir()) == []
@@ -245,9 +245,9 @@ def test_names_that_are_no_text_stay_valid_json():
 
 
 def test_an_unwritable_folder_is_known_at_once(tmp_path: Path, monkeypatch):
-    def refuse(**_):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr("slimbind.whole.open", refuse, raising=False)
     with pytest.raises(SlimbindError, match="was not written: Permission denied"):
         open_writer(tmp_path / "v.npz", ABOUT)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +11,7 @@ from typing import BinaryIO, Protocol
 
 from slimbind.bulk.items import About, Row
 from slimbind.errors import SlimbindError, UsageError
+from slimbind.whole import Whole
 
 
 class Format(Protocol):
@@ -64,14 +63,13 @@ class Writer:
         self.path = path
         try:
             # Made before the work starts: what cannot be written is known now, not after an hour.
-            fd, self._temp = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+            self._whole = Whole(path)
         except OSError as error:
             raise _not_written(path, error) from error
-        self._file = os.fdopen(fd, "wb")
         try:
-            self._format = make(self._file, about, path.parent)
+            self._format = make(self._whole.file, about, path.parent)
         except BaseException:
-            self._drop()
+            self._whole.drop()
             raise
 
     def write(self, row: Row) -> None:
@@ -89,32 +87,15 @@ class Writer:
     ) -> None:
         try:
             if error is None:
-                self._publish()
+                self._format.finish()
+                self._whole.publish()
         except OSError as problem:
             raise _not_written(self.path, problem) from problem
         finally:
             try:
                 self._format.close()
             finally:
-                self._drop()
-
-    def _publish(self) -> None:
-        self._format.finish()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.chmod(self._temp, 0o666 & ~_umask())  # mkstemp makes it private
-        os.replace(self._temp, self.path)
-
-    def _drop(self) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            pass  # a full disk refuses the last flush; the file goes away anyway
-        try:
-            os.unlink(self._temp)
-        except FileNotFoundError:
-            pass
+                self._whole.drop()
 
 
 class Stream:
@@ -208,12 +189,6 @@ _FORMATS: dict[str, Callable[[BinaryIO, About, Path], Format]] = {
     ".parquet": _parquet,
     ".jsonl": JsonLines,
 }
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def _not_written(path: Path | str, error: OSError) -> SlimbindError:

@@ -9,12 +9,9 @@ slimbind codes 1\\n        magic and version
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from slimbind.errors import CollectionError
+from slimbind.whole import Whole
 
 _MAGIC = b"slimbind codes 1\n"
 _ALIGN = 64
@@ -45,10 +43,8 @@ def write(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.g
         table[name] = (array.dtype.newbyteorder("<").str, list(array.shape), end)
         end = -(-(end + array.nbytes) // _ALIGN) * _ALIGN
     header = json.dumps({"meta": meta, "arrays": table}).encode()
-    temp = None
     try:
-        handle, temp = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
+        with Whole(path) as file:
             digest = hashlib.sha256()
             file.write(_MAGIC + b"0" * 64 + b"\n")
 
@@ -64,23 +60,9 @@ def write(path: Path, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[np.g
                 put(b"\0" * (-plain.nbytes % _ALIGN))
             file.seek(len(_MAGIC))
             file.write(digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp, path)
-    except BaseException as error:
-        if temp is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temp)
-        if isinstance(error, OSError):
-            mend = "free some space and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            raise CollectionError(f"{path} was not written: {error.strerror}", hint=mend) from error
-        raise
-    with contextlib.suppress(OSError):  # Windows cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    except OSError as error:
+        mend = "free some space and try again" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise CollectionError(f"{path} was not written: {error.strerror}", hint=mend) from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], Arrays]:
