@@ -96,6 +96,24 @@ def test_an_open_tower_costs_its_weights_and_a_closed_one_nothing(heavy):
     assert closed - start <= 0.05 * weights
 
 
+def test_opening_keeps_nothing_of_the_file_beside_what_was_made_of_it(heavy):
+    (left,) = measure(
+        """
+        model = slimbind.load(model.artifact.folder, threads=1, verify=False, preload=["imu"])
+        told.append(0)
+        with open("/proc/self/smaps", encoding="utf-8") as file:
+            ours = False
+            for line in file:
+                if not line.split()[0].endswith(":"):
+                    ours = line.rstrip().endswith("/imu/tower.bin")
+                elif ours and line.startswith("Rss:"):
+                    told[0] += int(line.split()[1]) / 1024
+        """,
+        heavy,
+    )
+    assert left < 1
+
+
 def test_nothing_of_the_other_towers_is_in_memory(heavy):
     (files,) = measure('model.embed(signal, "imu"); told.append(sorted(mapped_files(model.artifact.folder)))', heavy)
     assert files == [str((heavy / "imu" / "tower.bin").resolve())]

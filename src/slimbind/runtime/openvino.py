@@ -115,7 +115,7 @@ class OpenVino:
         self, folder: Path, entry: TowerEntry, options: Options, *, model: ModelInfo, modality: str
     ) -> OpenVinoSession:
         """See ``Engine.open``."""
-        path = single_file(folder, entry, ".xml")
+        path, files = single_file(folder, entry, ".xml"), files_of(folder, entry)
         ov = quiet.openvino()
         settings: dict[str, Any] = {
             "NUM_STREAMS": options.streams,
@@ -135,12 +135,15 @@ class OpenVino:
         try:
             core = ov.Core()
             core.set_property({"ENABLE_MMAP": True})
-            compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            # Some weights are repacked here already, others when they first run.
+            with dropping_pages(files):
+                compiled = core.compile_model(core.read_model(path), "CPU", settings)
+            drop_file_pages(files)
         except (RuntimeError, TypeError, ValueError) as error:
             raise EngineError(
                 f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
             ) from error
-        return OpenVinoSession(compiled, files_of(folder, entry), options.streams)
+        return OpenVinoSession(compiled, files, options.streams)
 
 
 def _infer(request: Any, batch: NDArray[np.generic], *, alone: bool) -> NDArray[np.float32]:  # noqa: ANN401
