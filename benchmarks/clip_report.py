@@ -57,7 +57,7 @@ SCHEMES: dict[str, str | Scheme] = {
     "int4-weight": "int4-weight",
 }
 CALIBRATED = 8  # items of a modality
-TRAIN, TEST = 400, 300  # pictures
+TRAIN, TEST = 300, 200  # pictures
 TEMPLATE = "a photo of a {}."
 SHARES = (0.0, 0.001, 0.25, 0.5, 0.75, 0.999, 1.0)  # of a distribution
 
