@@ -30,6 +30,11 @@ def test_similarity_without_data_takes_what_is_shipped(cli):
     assert len(done.json["details"]["rows"]) == len(done.json["details"]["columns"]) == 3
 
 
+def test_similarity_alone_says_what_would_show_something(cli, toy_folder):
+    done = cli("eval", "similarity", toy_folder, "--rows-modality", "vision", "-t", "red", "-m", "mini")
+    assert done.code == 0 and done.lines == ["things and sentences"] and "--png or --html" in done.err
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [

@@ -60,8 +60,8 @@ def test_info_lists_what_scores_mean(cli, make_toy, tmp_path):
     )
     store(artifact, curve)
     assert cli("info", folder).lines[-1] == (
-        "scores of vision and text: fitted on 40 pairs, my captions, 2026-01-02T03:04:05+00:00; Brier score 0.300 "
-        "before and 0.125 after on 38 others; probability 0.5 at cosine 0.200, 0.9 at cosine 0.420"
+        "scores of vision and text: fitted on 40 pairs (data: my captions), 2026-01-02T03:04:05+00:00; Brier score "
+        "0.300 before and 0.125 after on 38 others; probability 0.5 at cosine 0.200, 0.9 at cosine 0.420"
     )
     (told,) = cli("info", folder, "--json").json["scores"]["curves"]
     assert told["fitted"] == curve.fitted and told["usable"] is True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, options
-from slimbind.cli.evaluate_output import Html, check_html, finish
+from slimbind.cli.evaluate_output import Html, check_target, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +50,7 @@ def activations(
     """
     from slimbind.errors import MissingExtraError
 
-    check_html(html)
+    check_target(html)
     try:
         import_module("torch")  # by name: nothing here needs it but what is imported next
     except ImportError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 from slimbind.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def calibrate(
     from slimbind.evaluate.calibration import calibrate as evaluate
     from slimbind.evaluate.calibration import store
 
-    check_html(html)
+    check_target(html)
     if output is not None:
         _check_output(output)
     if write:
@@ -98,7 +98,7 @@ def _check_output(path: Path) -> None:
         raise UsageError(
             f"--output {path} is a folder", hint="name a file, or keep it in a model's folder with --write"
         )
-    check_html(path, option="--output")
+    check_target(path, option="--output")
     _kept(path)
 
 

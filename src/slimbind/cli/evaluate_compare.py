@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 
 
 def compare(
@@ -71,8 +71,8 @@ def compare(
     from slimbind.evaluate.report.page import write_whole
     from slimbind.evaluate.side_by_side import Settings, Tasks, side_by_side
 
-    check_html(html)
-    check_html(markdown, option="--markdown")
+    check_target(html)
+    check_target(markdown, option="--markdown")
     for given, option, needs in ((templates, "--template", zero_shot), (codecs, "--codec", retrieval)):
         if given and needs is None:
             raise UsageError(f"{option} is given, but nothing that it is for", hint=f"see `{option}` in --help")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 
 
 def linear_probe(
@@ -50,7 +50,7 @@ def linear_probe(
     from slimbind.evaluate.linear_probe import linear_probe as evaluate
     from slimbind.evaluate.linear_probe import need_scikit_learn
 
-    check_html(html)
+    check_target(html)
     need_scikit_learn()
     kinds = [options.only_modality(modality)]
     learned = evaluate_data.opened([train], kind=kind, modalities=kinds, split=split)

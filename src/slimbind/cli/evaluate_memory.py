@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, check_html, finish
+from slimbind.cli.evaluate_output import Html, check_target, finish
 
 
 def memory(
@@ -40,7 +40,7 @@ def memory(
     """
     from slimbind.evaluate.memory import check_possible, record
 
-    check_html(html)
+    check_target(html)
     check_possible()
     chosen, place = evaluate_data.towers(model, modalities, data)
     with console.progress("measuring", total=repeats * len(chosen), unit="processes", show=progress) as advance:

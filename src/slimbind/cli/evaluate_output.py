@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,18 +25,21 @@ Seed = Annotated[int, typer.Option(min=0, help="Of the samples that intervals ar
 _WIDEST = 1000  # characters of a table: a number that is cut is worse than a line that wraps
 
 
-def check_html(path: Path | None, *, option: str = "--html") -> None:
-    """Refuse a page, or what else ``option`` names, that could not be written, before any work is done.
+def check_target(path: Path | None, *, option: str = "--html") -> None:
+    """Refuse a file to be written, named by ``option``, that could not be, before any work is done.
 
     Raises:
-        UsageError: it is a folder, or lies in a folder that is not there.
+        UsageError: it is a folder, or lies in one that is not there or cannot be written to.
     """
     if path is None:
         return
     if path.is_dir():
         raise UsageError(f"{option} {path} is a folder", hint="name a file")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {path.absolute().parent}", hint="make it first")
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {parent}", hint="make it first")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"{option} {path}: {parent} cannot be written to", hint="name a file in a folder of yours")
 
 
 def finish(records: Sequence[Record], *, as_json: bool, html: Path | None, title: str = "") -> None:
@@ -75,6 +79,9 @@ def print_measures(records: Sequence[Record]) -> None:
 
     out = Console(highlight=False, soft_wrap=True, width=_WIDEST)
     for group in groups(records):
+        out.print(Text(console.printable(group.title)))
+        if not group.measures:
+            continue
         alone = len(group.columns) == 1
         table = Table(box=None, pad_edge=False, padding=(0, 1))
         headings = ["", "95 % interval", "of"] if alone else [_short(column.label, group) for column in group.columns]
@@ -86,12 +93,8 @@ def print_measures(records: Sequence[Record]) -> None:
             if alone:
                 cells += _certainty(name, found[0])
             elif name.endswith(DIFFERENCE):  # says little without its interval
-                cells = [
-                    f"{cell} ({told})" if (told := _interval(name, one)) else cell
-                    for cell, one in zip(cells, found, strict=True)
-                ]
+                cells = [_with_interval(name, *both) for both in zip(cells, found, strict=True)]
             table.add_row(Text(console.printable(heading(name))), *cells)
-        out.print(Text(console.printable(group.title)))
         out.print(table)
 
 
@@ -112,3 +115,9 @@ def _interval(name: str, estimate: Estimate | None) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     return interval(name, estimate.low, estimate.high)
+
+
+def _with_interval(name: str, shown: str, estimate: Estimate | None) -> str:
+    """A number with its interval behind it, the unit once: ``-1.2 points (-2.0 to +0.3)``."""
+    told = _interval(name, estimate)
+    return f"{shown} ({told.removesuffix(' points')})" if told else shown

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 
 
 def retrieval(
@@ -43,7 +43,7 @@ def retrieval(
     from slimbind.bulk.prompts import PROMPTS
     from slimbind.evaluate.retrieval import retrieval as evaluate
 
-    check_html(html)
+    check_target(html)
     opened = evaluate_data.opened_pairs(
         data, other, kind=kind, modalities=modalities, split=split, columns=columns, root=root
     )

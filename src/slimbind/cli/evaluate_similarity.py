@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 
 _MOST = 500
 
@@ -54,9 +54,9 @@ def similarity(
     from slimbind.evaluate.similarity import Side, of_path, shipped
     from slimbind.evaluate.similarity import similarity as evaluate
 
-    check_html(html)
+    check_target(html)
     if png is not None:
-        check_html(png, option="--png")
+        check_target(png, option="--png")
         check_png()
     if columns is not None and text:
         raise UsageError("both COLUMNS and --text are given", hint="leave one out")
@@ -91,4 +91,8 @@ def similarity(
     if png is not None:
         write_png(png, record)
         console.say(f"written: {png}")
+    if not (record.measures or as_json or html or png):
+        console.say(
+            "nothing is drawn: --png or --html FILE draws the heat map, --reference MODEL tells numbers beside it"
+        )
     finish([record], as_json=as_json, html=html)

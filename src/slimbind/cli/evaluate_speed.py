@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 from slimbind.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def speed(
     """
     from slimbind.evaluate import throughput
 
-    check_html(html)
+    check_target(html)
     chosen, place = evaluate_data.towers(model, modalities, data)
     plan = throughput.Plan(
         threads=_numbers(threads, "--threads"),

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from slimbind.cli import console, evaluate_data, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html, finish
+from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 
 
 def zero_shot(
@@ -58,7 +58,7 @@ def zero_shot(
     from slimbind.evaluate.embedding import check_classes
     from slimbind.evaluate.zero_shot import read_names, zero_shot_through
 
-    check_html(html)
+    check_target(html)
     opened = evaluate_data.opened([data], kind=kind, modalities=[options.only_modality(modality)], split=split)
     names = None if classes is None else read_names(classes, check_classes(opened))
     known.choose(templates or (), opened.modalities[0])  # before the model is opened

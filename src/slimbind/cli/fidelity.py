@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from slimbind.cli import console, options
-from slimbind.cli.evaluate_output import Html, Seed, check_html
+from slimbind.cli.evaluate_output import Html, Seed, check_target
 
 if TYPE_CHECKING:
     from slimbind.evaluate.compare import Compared
@@ -58,7 +58,7 @@ def fidelity(
     from slimbind.errors import DriftError
     from slimbind.evaluate.compare import compare
 
-    check_html(html)
+    check_target(html)
     if data is None:
         console.say("no --data: comparing on what comes with slimbind (depth, thermal and imu: made up)")
     rows: list[Compared] = []

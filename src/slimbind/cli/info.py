@@ -115,7 +115,7 @@ def _is_usable(curve: Curve, artifact: Artifact) -> bool:
 def _meaning(curve: Curve, artifact: Artifact) -> str:
     """One line on what scores of two modalities mean, and what that was learned from."""
     names = " and ".join(curve.modalities)
-    line = f"scores of {names}: fitted on {curve.pairs} pairs, {curve.data}"
+    line = f"scores of {names}: fitted on {curve.pairs} pairs (data: {curve.data})"
     if curve.fitted:
         line += f", {curve.fitted}"
     if not _is_usable(curve, artifact):

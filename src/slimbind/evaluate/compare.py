@@ -6,9 +6,11 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+
+from pydantic import JsonValue
 
 from slimbind.artifact import Artifact, Fidelity, TowerEntry
 from slimbind.errors import UsageError
@@ -80,7 +82,15 @@ class Compared:
         measures["size_ratio"] = Estimate(self.size_ratio)
         if self.pace is not None:  # the rounds' own quartiles are no 95 % interval, and stand in the details
             measures["time_ratio"] = Estimate(self.pace.ratio, n=self.pace.rounds)
-        pace = {} if self.pace is None else {"pace": asdict(self.pace)}
+        details: dict[str, JsonValue] = {"notes": [*self.notes]} if self.notes else {}
+        if self.pace is not None:
+            details |= {
+                "time ratio, lower quartile": self.pace.low,
+                "time ratio, upper quartile": self.pace.high,
+                "reference_seconds": self.pace.reference,
+                "candidate_seconds": self.pace.candidate,
+                "timed rounds": self.pace.rounds,
+            }
         return Record(
             task="fidelity",
             title=f"fidelity, {self.modality}",
@@ -94,7 +104,7 @@ class Compared:
                 "reference_scheme": self.reference.scheme,
             },
             measures=measures,
-            details={**pace, "notes": [*self.notes]},
+            details=details,
             failed=self.failed,
             environment=environment(),
         )

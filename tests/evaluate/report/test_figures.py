@@ -43,7 +43,7 @@ def test_differences_are_drawn_around_zero_to_one_scale(page, said):
     drawn = figures(root)
     assert [said(figure.find("figcaption")).split(":")[0] for figure in drawn] == ["R@1", "R@5"], "ranks have none"
     first, second = (figure.find("svg") for figure in drawn)
-    assert "int8 -2.0 points (-5.0 to +1.0 points)" in first.get("aria-label")
+    assert "int8 -2.0 points (-5.0 to +1.0)" in first.get("aria-label")
     zero = [[line.get("x1") for line in svg.iter("line") if line.get("class") == "axis"] for svg in (first, second)]
     assert zero[0] == zero[1] and len(zero[0]) == 1
     (left,), (right,) = ([float(circle.get("cx")) for circle in svg.iter("circle")] for svg in (first, second))

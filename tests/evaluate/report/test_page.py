@@ -46,7 +46,7 @@ def test_a_record_becomes_a_page_with_summary_section_and_environment(page, said
     rows = [[said(cell) for cell in row] for row in root.find(".//table").iter("tr")]
     assert rows == [["measure", "f32"], ["top1", "71.3 %65.0 to 77.0 %"], ["top5", "90.0 %"]]
     text = said(root)
-    assert "seed7" in text.replace(" ", "") and "a fast one" in text and "2026-01-02" in text
+    assert "seed7" in text.replace(" ", "") and "a fast one" in text and "2026-01-02 at 03:04 UTC" in text
     assert ["a", "3"] in [[said(cell) for cell in row] for row in root.iter("tr")]
 
 
@@ -65,6 +65,15 @@ def test_models_of_one_evaluation_stand_side_by_side_the_reference_first(page, s
         ["speed"],
         ["p50 seconds", "12.3 ms", "-"],
     ]
+
+
+def test_rows_that_all_models_share_stand_there_once(page, said):
+    same, other = [{"direction": "text to vision", "queries": 3}], [{"direction": "text to vision", "queries": 2}]
+    heads = ["direction", "queries"]
+    for rows, expected in (((same, same), [heads]), ((same, other), [["model", *heads]])):
+        found = [record(model=str(place), details={"odd": one}) for place, one in enumerate(rows)]
+        tables = [table for table in page(found).iter("table") if "odd" in said(table.find("caption"))]
+        assert [[said(cell) for cell in table.find("./thead/tr")] for table in tables] == expected
 
 
 def test_models_go_by_the_end_of_their_path_where_that_tells_them_apart(page, said):

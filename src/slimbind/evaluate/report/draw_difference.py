@@ -20,7 +20,7 @@ def differences(group: Group) -> list[Element]:
                 continue
             if not shown(measure, found.value).endswith("points"):  # a rank has another scale
                 continue
-            told = f"{shown(measure, found.value)} ({interval(measure, found.low, found.high)})"
+            told = f"{shown(measure, found.value)} ({interval(measure, found.low, found.high).removesuffix(' points')})"
             drawn.setdefault(measure, []).append(Whisker(column.label, told, found.low, found.value, found.high))
     ends = [end for rows in drawn.values() for row in rows for end in (row.low, row.high)]
     found_figures = []

@@ -23,7 +23,7 @@ _DRAWN: Mapping[str, tuple[Callable[[Group], list[Element]], frozenset[str]]] = 
     "linear-probe": (confusion, frozenset({"classes", "confusion"})),
     "similarity": (similarity, frozenset({"rows", "columns", "scores", "reference", "thumbnails"})),
     "activations": (layers, frozenset({"layers"})),
-    "calibrate": (calibration, frozenset()),
+    "calibrate": (calibration, frozenset({"curve"})),
     "speed": (speed, frozenset()),
     "memory": (memory, frozenset()),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -104,9 +105,17 @@ def _about(records: Sequence[Record]) -> list[Element]:
     names = short_names(list(dict.fromkeys(record.model for record in records)))
     times = sorted({str(record.environment["time"]) for record in records if "time" in record.environment})
     told = f"{'Model' if len(names) == 1 else 'Models'}: {', '.join(names.values())}."
-    found = [tag("p", f"{told} Measured {times[-1]}." if times else told, class_="faint")]
+    found = [tag("p", f"{told} Measured {_day(times[-1])}." if times else told, class_="faint")]
     longer = {name: model for model, name in names.items() if name != model.rstrip("/")}
     return [*found, tables.pairs(longer)] if longer else found
+
+
+def _day(time: str) -> str:
+    """A time of a record as people write it; as it is, if it is none."""
+    try:
+        return datetime.fromisoformat(time).astimezone(timezone.utc).strftime("%Y-%m-%d at %H:%M UTC")
+    except (ValueError, OverflowError):
+        return time
 
 
 def _summary(found: Sequence[Group]) -> Element:

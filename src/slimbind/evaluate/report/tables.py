@@ -98,21 +98,28 @@ def anything(details: Mapping[str, Mapping[str, Any]]) -> list[Element]:
         details: of each model, by its heading.
     """
     plain: dict[str, Mapping[str, Any]] = {}
-    tables: dict[str, list[Mapping[str, Any]]] = {}
+    tables: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for label, told in details.items():
-        of_model = {"model": label} if len(details) > 1 else {}
         rest: dict[str, Any] = {}
         for key, value in told.items():
             if isinstance(value, Mapping) and value and all(isinstance(one, Mapping) for one in value.values()):
                 value = [{heading(key): name} | dict(one) for name, one in value.items()]
             if _are_rows(value):
-                tables.setdefault(key, []).extend(of_model | dict(row) for row in value)
+                tables.setdefault(key, {})[label] = value
             else:
                 rest[key] = value
         if rest:
             plain[label] = rest
     found = [side_by_side_values(plain)] if plain else []
-    return found + [rows_table(rows, caption=heading(key)) for key, rows in tables.items()]
+    return found + [rows_table(_joined(of, len(details)), caption=heading(key)) for key, of in tables.items()]
+
+
+def _joined(of: Mapping[str, list[Mapping[str, Any]]], models: int) -> list[Mapping[str, Any]]:
+    """The rows of all models, each with its model; once and without, where all models have the same."""
+    first = next(iter(of.values()))
+    if len(of) == models and all(rows == first for rows in of.values()):
+        return first
+    return [{"model": label} | dict(row) for label, rows in of.items() for row in rows]
 
 
 def side_by_side_values(values: Mapping[str, Mapping[str, Any]]) -> Element:
