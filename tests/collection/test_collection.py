@@ -269,6 +269,45 @@ def test_asking_for_very_many_takes_no_more_memory_than_there_is(shelf):
     assert shelf.search_batch(units(1, 2), 10**15) == [[], []]
 
 
+def test_the_answer_of_a_filter_is_kept_until_something_changes(shelf, monkeypatch):
+    from slimbind.collection import filters_sql
+
+    fill(shelf, 6)
+    asked = []
+    plain = filters_sql.keys_of
+
+    def counted(connection, node):
+        asked.append(node)
+        return plain(connection, node)
+
+    monkeypatch.setattr(filters_sql, "keys_of", counted)
+    with Collection.open(shelf.folder) as other:
+        for expected in (["i4", "i5"], ["i5"], ["i5", "new"]):
+            for _ in range(2):
+                assert sorted(names(shelf.search(units(0), 9, where="number > 3"))) == expected
+            if expected == ["i5"]:
+                other.add(units(9), ids=["new"], modality="vision", metadata=[{"number": 4}], encoders=IDS)
+            else:
+                other.delete(["i4"])
+        assert len(asked) == 3
+    for bound in range(9):  # not for ever
+        shelf.search(units(0), 1, where=f"number > {bound}")
+    assert len(shelf._searcher._allowed) == 4
+
+
+def test_filters_that_python_takes_for_one_are_two(shelf):
+    told = [{"x": True}, {"x": 1}, {"x": 1.5}, {"x": "1"}]
+    shelf.add(units(0, 4), ids=list("abcd"), modality="vision", metadata=told, encoders=IDS)
+    for where, expected in (
+        ("x = 1", "b"),
+        ("x = true", "a"),
+        ("x = 1.0", "b"),
+        ("x in (1)", "b"),
+        ("x in (true)", "a"),
+    ):
+        assert names(shelf.search(units(0), 9, where=where)) == [expected], where
+
+
 def test_what_was_removed_does_not_pile_up(shelf, monkeypatch):
     monkeypatch.setattr("slimbind.collection.header._REMOVED", 30)
     with Collection.open(shelf.folder) as other:

@@ -229,6 +229,7 @@ class Collection(Readable):
             if known.codes is None or codes.choose(known.codec, count, known.dim) is None:
                 header.drop_codes(connection, known)
         with self._db.alone() as connection:
+            connection.execute(database.BY_MODALITY)  # which collections of before do not have
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         kept = self._header().codes

@@ -26,7 +26,8 @@ FORMAT_VERSION = 1
 _APPLICATION = 0x736C696D  # "slim", which `file` and SQLite's own tools show
 _PAGE = 16384  # bytes; with 4096, one vector of 512 floats would leave half of its page empty
 
-_SCHEMA = """
+BY_MODALITY = "CREATE INDEX IF NOT EXISTS items_modality ON items (modality)"
+_SCHEMA = f"""
 CREATE TABLE header (
   only INTEGER PRIMARY KEY CHECK (only = 1), format_version INTEGER NOT NULL, created_by TEXT NOT NULL,
   dim INTEGER, dtype TEXT NOT NULL, model TEXT NOT NULL, encoders TEXT NOT NULL, codec TEXT NOT NULL,
@@ -35,6 +36,7 @@ CREATE TABLE items (
   key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, modality TEXT NOT NULL, source TEXT NOT NULL, hash TEXT NOT NULL,
   size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, metadata TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE INDEX items_hash ON items (hash, modality) WHERE hash <> '';
+{BY_MODALITY};
 CREATE TABLE vectors (key INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 CREATE TABLE removed (seq INTEGER PRIMARY KEY AUTOINCREMENT, key INTEGER NOT NULL);
 CREATE TABLE queries (modality TEXT NOT NULL, vector BLOB NOT NULL);

@@ -18,6 +18,7 @@ from slimbind.collection.vectors import unit_rows
 from slimbind.collection.view import Fetch, View, Views
 from slimbind.errors import CollectionError, SlimbindError, UsageError
 
+_FILTERS = 4  # whose answers are kept: 8 bytes for each item that they let through
 _TIES = 1000  # items of one score whose ids are compared; more are copies of one thing without end
 
 
@@ -29,6 +30,7 @@ class Searcher:
         self._db = db
         self._views = Views(folder)
         self._lock = Lock()
+        self._allowed: dict[tuple[int, str], NDArray[np.int64]] = {}  # by revision and filter
 
     def search(self, queries: ArrayLike, k: int, *, where: str, modality: str | None) -> list[list[Hit]]:
         """As ``Collection.search_batch``."""
@@ -41,7 +43,7 @@ class Searcher:
                 return [[] for _ in array]
             if array.shape[1] != known.dim:
                 raise CollectionError(f"a query has {array.shape[1]} dimensions, the collection {known.dim}")
-            allowed = None if wanted is None else filters_sql.keys_of(connection, wanted)
+            allowed = None if wanted is None else self._allowed_by(connection, known, wanted)
             most = view.count if allowed is None else len(allowed)  # what is asked for takes memory
             if most == 0:
                 return [[] for _ in array]
@@ -51,6 +53,20 @@ class Searcher:
         self._save()
         hits = ([_hit(found[key], score) for score, key in zip(*one, strict=True) if key in found] for one in told)
         return [in_order(some)[:k] for some in hits]
+
+    def _allowed_by(self, connection: sqlite3.Connection, known: Header, wanted: filters.Node) -> NDArray[np.int64]:
+        """Keys that a filter lets through. To look takes longer than to search, and the next question often asks among
+        the same: the last few answers are kept.
+        """
+        asked = known.revision, repr(wanted)  # not the filter itself: to Python, true is equal to 1
+        with self._lock:
+            keys = self._allowed.pop(asked, None)
+        if keys is None:
+            keys = filters_sql.keys_of(connection, wanted)
+        with self._lock:
+            kept = [(one, told) for one, told in self._allowed.items() if one[0] == known.revision]
+            self._allowed = dict([*kept[1 - _FILTERS :], (asked, keys)])
+        return keys
 
     def view(self, connection: sqlite3.Connection, *, all_coded: bool = False) -> tuple[Header, View | None]:
         """What a transaction that has read nothing yet sees; no view where there are no vectors."""
@@ -105,6 +121,7 @@ class Searcher:
         """Give the memory back."""
         with self._lock:
             self._views = Views(self._folder)
+            self._allowed = {}
 
 
 def _with_ties(
