@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from slimbind import datasets
-from slimbind.errors import UsageError
+from slimbind.errors import ArtifactCorruptError, UsageError
 from slimbind.evaluate import memory
 from slimbind.evaluate.report import html, markdown
 from slimbind.evaluate.side_by_side import Settings, Tasks, side_by_side
@@ -131,6 +131,29 @@ def test_what_cannot_be_compared_is_refused_before_any_work(pair, classes, write
     refused("no pairs", retrieval=classes)
     refused("sentence|template", zero_shot=classes, templates=["no place for a name"])
     refused("no such file", settings=replace(FEW, data=tmp_path / "nothing"))
+
+
+def test_a_damaged_artifact_is_found_before_any_work(pair, classes, monkeypatch):
+    place = pair[1] / "text" / "tower.bin"
+    place.write_bytes(place.read_bytes()[:-1])
+    monkeypatch.setattr("slimbind.runtime.model.Model.stream", lambda *args, **options: pytest.fail("work began"))
+    with pytest.raises(ArtifactCorruptError, match="tower.bin has"):
+        side_by_side(
+            pair, tasks=replace(NOTHING, zero_shot=classes), settings=replace(FEW, modalities=["vision", "text"])
+        )
+
+
+def test_differences_are_from_the_first_artifact(pair, classes, toy_folder):
+    (toy_folder / "pairs.csv").write_text("picture,text\nred.png,red\ngreen.jpg,green\n", encoding="utf-8")
+    pairs = datasets.open(toy_folder / "pairs.csv")
+    tasks = replace(NOTHING, zero_shot=classes, train=classes, test=classes, retrieval=pairs, codecs=["sq8"])
+    found = side_by_side(pair, tasks=tasks, settings=replace(FEW, modalities=["vision", "text"]), mix=True)
+    for task, name in (("zero-shot", "top-1"), ("linear-probe", "top-1"), ("retrieval", "vision to text R@1")):
+        first, *others = (record for record in found if record.task == task)
+        assert first.model == "toy" and f"{name} difference" not in first.measures
+        assert all(record.measures[f"{name} difference"].value == 0 for record in others)
+        assert {record.details["differences from"].split(",")[0] for record in others} == {"toy"}
+    assert "0.0 points (0.0 to 0.0 points)" in markdown(found)
 
 
 def test_modalities_that_not_all_have_are_left_out(pair, make_toy, tmp_path):

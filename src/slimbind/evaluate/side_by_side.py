@@ -144,7 +144,7 @@ def side_by_side(
 
     Raises:
         UsageError: fewer than two sources, one of them twice, or not of one model; or see the tasks.
-        ArtifactError, EngineError: one cannot be opened.
+        ArtifactError, EngineError: one cannot be opened, or is damaged.
     """
     tasks, settings = tasks or Tasks(), settings or Settings()
     names = [os.fspath(source) for source in sources]
@@ -156,6 +156,11 @@ def side_by_side(
     modalities = _shared(artifacts, settings.modalities)
     own = _own(settings.data, modalities)
     _check(tasks, artifacts[0], modalities)
+    with progress("checking files", total=len(artifacts) * len(modalities)) as advance:
+        for artifact in artifacts:  # one that is cut should not be found out at the end of an hour
+            for modality in modalities:
+                artifact.verify(modality)
+                advance(1)
     short = short_names(names)
     with ExitStack() as stack:
         subjects = [_Subject(short[names[0]], artifacts[0])]
