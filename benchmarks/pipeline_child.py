@@ -3,7 +3,8 @@
     PYTHON benchmarks/pipeline_child.py PIPELINE TASK '{"models": "FOLDER", "modality": "vision", ...}'
 
 The last line on standard output is the result as JSON. Each pipeline is used as its own documentation shows, with the
-batch size that it takes where nobody says (for the usual script around open_clip, which has none of its own: 32).
+batch size that it takes where nobody says (the usual script around open_clip, which has none of its own: 32, which is
+what sentence-transformers takes too).
 """
 
 from __future__ import annotations
@@ -26,14 +27,21 @@ def sentence_transformers(models: Path, modality: str, threads: int) -> Embed:
     import torch
 
     torchvision_cpu()
+    import numpy as np
+    from PIL import Image
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
     model = SentenceTransformer(str(models / "huggingface"), device="cpu")
 
     def embed(items: Sequence[str], batch: int | None = None) -> Any:  # noqa: ANN401  (an array)
-        asked = {} if batch is None else {"batch_size": batch}
-        return model.encode(list(items), normalize_embeddings=True, show_progress_bar=False, **asked)
+        asked = {"batch_size": batch or SCRIPT_BATCH, "normalize_embeddings": True, "show_progress_bar": False}
+        if modality == "text":
+            return model.encode(list(items), **asked)
+        # Pictures that Pillow opened, as many at a time as go through the model together, so that the rest takes no
+        # memory yet. Paths would be decoded by torchvision, whose decoder PyPI's build for CUDA has not got here.
+        parts = [items[at : at + asked["batch_size"]] for at in range(0, len(items), asked["batch_size"])]
+        return np.concatenate([model.encode([Image.open(path) for path in part], **asked) for part in parts])
 
     return embed
 

@@ -32,8 +32,8 @@ PACKAGES = {
     "open_clip": "open_clip_torch",
     "slimbind": "slimbind",
 }
-SIZES = {"1 MP": (1_000_000, 200), "12 MP": (12_000_000, 40)}  # pixels, how many photographs
-TEXTS = 500
+SIZES = {"1 MP": (1_000_000, 100), "12 MP": (12_000_000, 24)}  # pixels, how many photographs
+TEXTS = 300
 PNG_EVERY = 10
 _GRAIN = 6
 
@@ -185,7 +185,7 @@ def damaged(work: Path, good: str) -> dict[str, str]:
 
 
 def texts() -> list[str]:
-    """500 sentences of 1 to about 60 words, of the samples' questions and names."""
+    """Sentences of 1 to about 60 words, of the samples' questions and names."""
     asked = list(json.loads((SAMPLES / "queries.json").read_text(encoding="utf-8")))
     names = [path.stem.replace("-", " ") for path in sorted((SAMPLES / "photos").glob("*.jpg"))]
     rng = np.random.default_rng(0)

@@ -28,21 +28,11 @@ def cold(result: Result) -> str:
     """From the start of a process to the first vector."""
     rows = []
     for name, told in result["cold"]["rows"].items():
-        cells = [name, middle(told.get("import"), "seconds")]
+        cells = [name, middle(told.get("import"), "cpu_seconds")]
         for what in ("vision", "text"):
-            cells += [middle(told[what], "seconds"), middle(told[what], "cpu_seconds")]
-            cells.append(f"{statistics.median(told[what]['peak_mib']):.0f}")
+            cells += [middle(told[what], "cpu_seconds"), f"{statistics.median(told[what]['peak_mib']):.0f}"]
         rows.append(cells)
-    head = (
-        "one core, seconds (range)",
-        "import",
-        "first photograph",
-        "of processor",
-        "peak MiB",
-        "first sentence",
-        "of processor",
-        "peak MiB",
-    )
+    head = ("processor seconds (range)", "import", "first photograph", "most MiB", "first sentence", "most MiB")
     return table(head, rows) + noted(result, "cold")
 
 
