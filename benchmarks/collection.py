@@ -75,8 +75,17 @@ def items(count: int, folder: Path) -> dict[str, Any]:
         times = sorted(seconds(lambda one=query: shelf.search(one)) for query in queries[:200])
         told["search_ms"] = 1000 * times[100]
         told["search_batch_of_1000_queries_per_second"] = 1000 / seconds(lambda: shelf.search_batch(queries))
-        filtered = [seconds(lambda one=q: shelf.search(one, where="year >= 2020")) for q in queries[:20]]
-        told["search_where_a_fifth_ms"] = 1000 * sorted(filtered)[10]
+        # The answer of a filter is kept: these let the same items through, and none of them was asked before.
+        fresh = [f"year >= {2020 - n / 100}" for n in range(20)]
+        told["search_where_a_fifth_ms"] = (
+            1000
+            * sorted(
+                seconds(lambda one=query, where=where: shelf.search(one, where=where))
+                for query, where in zip(queries, fresh, strict=False)
+            )[10]
+        )
+        again = sorted(seconds(lambda one=query: shelf.search(one, where=fresh[-1])) for query in queries[:20])
+        told["search_where_again_ms"] = 1000 * again[10]
         report = shelf.verify()
         assert report.ok
         told["recall_at_10"] = report.recall
