@@ -8,7 +8,6 @@ from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from xml.etree.ElementTree import Element
 
 from slimbind.errors import UsageError
@@ -18,6 +17,7 @@ from slimbind.evaluate.report.figures import drawn
 from slimbind.evaluate.report.grouping import Group, all_labels, groups, short_names
 from slimbind.evaluate.report.markup import add, document, tag
 from slimbind.evaluate.report.tables import name_of
+from slimbind.whole import Whole
 
 # A browser that obeys this loads and runs nothing, even if something were smuggled into the page.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
@@ -35,22 +35,18 @@ def write_html(path: str | os.PathLike[str], records: Sequence[Record], *, title
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all, with the rights that any new file has.
+    """Write a file that appears whole or not at all.
 
     Raises:
         UsageError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:64]}-{uuid4().hex[:8]}")
     try:
-        with temporary.open("xb") as file:
+        with Whole(path) as file:
             file.write(content)
-        temporary.replace(path)
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written: {error.strerror}", hint="name a file in a folder of yours"
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def html(records: Sequence[Record], *, title: str = "Evaluation") -> str:
