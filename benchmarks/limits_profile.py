@@ -24,27 +24,10 @@ _SETTINGS = (
     "DYNAMIC_QUANTIZATION_GROUP_SIZE",
 )
 _COUNTING = {"PERF_COUNT": True, "CPU_RUNTIME_CACHE_CAPACITY": 0}
-# What the engine calls its layers -> what we call them. Everything else moves or converts numbers.
-PARTS = {
-    "FullyConnected": "products with weights",
-    "MatMul": "products with weights",
-    "Convolution": "products with weights",
-    "ScaledDotProductAttention": "attention",
-    "ScaledDotProductAttentionWithKVCache": "attention",
-    "MVN": "LayerNorm",
-    "RMSNorm": "LayerNorm",
-    "Gelu": "GELU",
-    "FakeQuantize": "rounding of inputs",
-    "Add": "sums and scales",
-    "Multiply": "sums and scales",
-    "Eltwise": "sums and scales",
-    "Subgraph": "sums and scales",
-}
-OTHER = "moving and converting"
 
 
 def profile(cache: Path, case: Case) -> dict[str, Any]:
-    """Scheme -> milliseconds by part (wall time of one thread, the median of some runs), and by the engine's names."""
+    """Scheme -> milliseconds of all, and by the engine's names: wall time of one thread, the median of some runs."""
     found: dict[str, Any] = {}
     for scheme in SCHEMES:
         made = artifact(cache, case.modality, case.depth, scheme)
@@ -59,17 +42,15 @@ def profile(cache: Path, case: Case) -> dict[str, Any]:
         for _ in range(RUNS + 1):
             request.infer({0: x})
             runs.append({item.node_name: item for item in request.profiling_info})
-        parts: dict[str, float] = {}
         nodes: dict[str, float] = {}
         for name, item in runs[-1].items():
             took = statistics.median(run[name].real_time.total_seconds() for run in runs[1:])
-            kind = PARTS.get(item.node_type, OTHER)
-            parts[kind] = parts.get(kind, 0.0) + 1e3 * took
             label = f"{item.node_type} {item.exec_type}"
             nodes[label] = nodes.get(label, 0.0) + 1e3 * took
+        total = sum(nodes.values())
         nodes = {name: took for name, took in sorted(nodes.items(), key=lambda pair: -pair[1]) if took >= 0.01}
-        found[scheme] = {"ms": sum(parts.values()), "parts": parts, "nodes": nodes}
-        print(f"{scheme:13} {found[scheme]['ms']:7.1f} ms ", {name: round(took, 2) for name, took in parts.items()})
+        found[scheme] = {"ms": total, "nodes": nodes}
+        print(f"{scheme:13} {total:7.1f} ms")
         for name, took in nodes.items():
             print(f"      {took:8.2f} {name}")
     return found
