@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace, weights: str, work: Path) -> dict[str, Any
     runs: dict[str, Run] = {"reference": run_reference(first, modality)}
     truth = np.concatenate([runs["reference"](x) for x in rows])
     found: dict[str, dict[str, Any]] = {}
-    for name in args.tools.split("+") if args.tools else TOOLS:
+    for name in re.split(r"(?<! )\+(?! )", args.tools) if args.tools else TOOLS:
         own = replace(subject, work=work / re.sub(r"\W+", "-", name))
         try:
             seconds = made(own, name)
@@ -127,9 +127,10 @@ def turns(runs: dict[str, Run], x: np.ndarray, rounds: int) -> dict[str, list[fl
 
 
 def shown(arguments: list[str]) -> list[str]:
-    """The command line without what says where files lie."""
+    """The command line without what says where files lie; of a list of tools only that there was one."""
     places = ("--work", "-o", "--output")
-    return [text for before, text in zip(["", *arguments], arguments, strict=False) if not {before, text} & set(places)]
+    pairs = zip(["", *arguments], arguments, strict=False)
+    return ["..." if before == "--tools" else text for before, text in pairs if not {before, text} & set(places)]
 
 
 def main() -> None:
