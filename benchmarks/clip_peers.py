@@ -104,7 +104,7 @@ _NAMES = (
     "slimbind int8-static, openvino",
     "slimbind int4-weight, openvino",
 )
-TOOLS: dict[str, Tool] = {name: peer_tools.TOOLS.get(name, Tool(recipe)) for name in _NAMES}
+TOOLS: dict[str, Tool] = {name: Tool(recipe) if name == RECIPE else peer_tools.TOOLS[name] for name in _NAMES}
 
 
 def measure(args: argparse.Namespace, modality: str, weights: str, work: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -87,9 +88,8 @@ def probe(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: A
 
 def mix(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401
     """Table 2."""
-    folder = captioned("vision")[0][0].parent
-    table = first_hits(work / weights)
-    return _compared(make(work, weights, args.schemes), mix=True, retrieval=datasets.open(table, root=folder))
+    pairs = datasets.open(first_hits(work / weights), root=_root())
+    return _compared(make(work, weights, args.schemes), mix=True, retrieval=pairs)
 
 
 def heatmap(work: Path, weights: str, args: argparse.Namespace) -> Any:  # noqa: ANN401
@@ -157,8 +157,13 @@ def first_hits(place: Path) -> Path:
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("image", "caption"))
-        writer.writerows((files[row].name, sentences[column]) for row, column in sorted(pairs))
+        writer.writerows((files[row].relative_to(_root()), sentences[column]) for row, column in sorted(pairs))
     return table
+
+
+def _root() -> Path:
+    """Where the samples lie."""
+    return Path(os.path.commonpath([path for path, _ in captioned("vision")]))
 
 
 def _layer(told: dict[str, Any]) -> dict[str, Any]:
