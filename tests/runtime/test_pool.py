@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 
@@ -347,3 +349,62 @@ def test_the_idle_thread_ends_at_once_when_it_is_closed_at_a_bad_moment(log, mon
     pool.close()
     pool._reaper.join(5)
     assert not pool._reaper.is_alive()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_many_threads_do_at_once_nobody_is_left_waiting(seed, monkeypatch):
+    """Leases that fail, towers that do not open, unloading, and closing in the middle of it."""
+    plan = random.Random(seed)
+    monkeypatch.setattr("slimbind.runtime.pool._PATIENCE", plan.choice([0.0, 0.005, 1.0]))
+    budget = plan.choice([60, 90, None])
+    lock, held, most, left = threading.Lock(), [0], [0], []
+
+    class Session(FakeSession):
+        def close(self):
+            super().close()
+            with lock:
+                held[0] -= SIZES[self.name]
+
+    def opener(name):
+        time.sleep(0.001)
+        if dice(0.1):
+            raise EngineError("not this time")
+        with lock:
+            held[0] += SIZES[name]
+            most[0] = max(most[0], held[0])
+        return Session(name, left)
+
+    def dice(share):
+        with lock:
+            return plan.random() < share
+
+    pool = TowerPool(opener, SIZES, budget=budget, idle_ttl=plan.choice([None, 0.002]))
+
+    def work(number):
+        own = random.Random(seed * 100 + number)
+        for _ in range(60):
+            name = own.choice(list(SIZES))
+            if own.random() < 0.15:
+                pool.unload(own.choice([None, name]))
+                continue
+            with suppress(EngineError, ZeroDivisionError), pool.lease(name) as session:
+                time.sleep(own.random() * 0.002)
+                assert session.name == name and not session.closed
+                if own.random() < 0.1:
+                    raise ZeroDivisionError
+        return True
+
+    closes = plan.random() < 0.5
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(work, number) for number in range(8)]
+        if closes:
+            time.sleep(0.05)
+            pool.close()
+        for future in futures:
+            try:
+                assert future.result(timeout=60)
+            except UsageError as error:
+                assert closes and "closed" in str(error)
+    pool.close()
+    assert held[0] == 0 and not pool._waiting and not pool._slots
+    assert budget is None or most[0] <= budget
