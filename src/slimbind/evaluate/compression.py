@@ -15,9 +15,8 @@ from slimbind.errors import UsageError
 from slimbind.evaluate import metrics
 from slimbind.evaluate.embedding import Vectors
 from slimbind.evaluate.metrics import Positives
-from slimbind.evaluate.outcome import DEPTHS
+from slimbind.evaluate.outcome import DEPTHS, WHOLE
 
-WHOLE = "f32"
 _AT_ONCE = 1024  # queries
 
 

@@ -17,6 +17,7 @@ from slimbind.evaluate.metrics import Integers, Statistic
 from slimbind.evaluate.record import Estimate, Record
 
 DEPTHS = (1, 5, 10)  # of R@k
+WHOLE = "f32"  # the codec of embeddings that are not compressed
 DIFFERENCE = " difference"  # ends the name of a measure that tells how far it lies from the reference's
 _FROM_TOP5 = 5  # classes; below, CLIP_benchmark gives no top-5
 

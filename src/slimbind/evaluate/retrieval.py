@@ -13,10 +13,10 @@ from pydantic import JsonValue
 from slimbind.codecs.spec import CodecSpec, parse
 from slimbind.datasets import Dataset, Sample
 from slimbind.errors import UsageError
-from slimbind.evaluate.compression import WHOLE, ranks_through, wanted
+from slimbind.evaluate.compression import ranks_through, wanted
 from slimbind.evaluate.embedding import Failed, Progress, Vectors, embed, silent, spread
 from slimbind.evaluate.metrics import Integers, Positives
-from slimbind.evaluate.outcome import Beside, Outcome
+from slimbind.evaluate.outcome import WHOLE, Beside, Outcome
 from slimbind.evaluate.record import Estimate, Record, environment
 from slimbind.runtime.model import Model
 

@@ -67,6 +67,17 @@ def test_models_of_one_evaluation_stand_side_by_side_the_reference_first(page, s
     ]
 
 
+def test_whole_embeddings_stand_in_the_column_of_their_model(page, said):
+    found = [record(task="size", title="size", model=name, measures={"bytes": Estimate(1)}) for name in ("f32", "int8")]
+    for name in ("f32", "int8"):
+        for codec in ("f32", "sq8"):
+            found.append(record(model=name, settings={"codec": codec}, measures={"top1": Estimate(0.5)}))
+    tables = list(page(found).find(".//section").iter("table"))
+    heads = [[said(cell) for cell in table.find("./thead/tr")] for table in tables]
+    assert heads == [["measure", "f32", "int8"], ["measure", "f32", "f32, codec sq8", "int8", "int8, codec sq8"]]
+    assert "-" not in [said(cell) for table in tables for cell in table.iter("td")], "no column stands empty"
+
+
 def test_rows_that_all_models_share_stand_there_once(page, said):
     same, other = [{"direction": "text to vision", "queries": 3}], [{"direction": "text to vision", "queries": 2}]
     heads = ["direction", "queries"]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slimbind.evaluate.outcome import DIFFERENCE
+from slimbind.evaluate.outcome import DIFFERENCE, WHOLE
 from slimbind.evaluate.record import Estimate, Record
 
 _SAY = ("codec", "scheme", "engine", "modality", "modalities")  # what tells columns of one model apart, first of all
@@ -71,15 +71,23 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 
 
 def labels(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
-    """A heading for each: the model's short name, and where one comes twice, the settings in which records differ."""
+    """A heading for each: the model's short name, and where one comes twice, the settings in which records differ.
+
+    Beside other models, one whose embeddings are not compressed goes by its name alone, as it does in other tasks.
+    """
     models = [record.model for record in records]
     keys = sorted({key for record in records for key in record.settings}, key=lambda key: (key not in _SAY, key))
     differing = [key for key in keys if len({json.dumps(record.settings.get(key)) for record in records}) > 1]
+    several = len(set(models)) > 1
     found = []
     for record in records:
         told = [short[record.model]]
         if models.count(record.model) > 1:
-            told += [_said(key, record.settings[key]) for key in differing if key in record.settings]
+            told += [
+                _said(key, record.settings[key])
+                for key in differing
+                if key in record.settings and not (several and (key, record.settings[key]) == ("codec", WHOLE))
+            ]
         found.append(", ".join(told))
     return [name if found.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(found)]
 

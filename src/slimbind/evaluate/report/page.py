@@ -115,13 +115,27 @@ def _day(time: str) -> str:
 
 
 def _summary(found: Sequence[Group]) -> Element:
-    caption = "All measures; below a number its 95 % interval, where one was computed."
     section = tag("section", tag("h2", "Summary", id="summary"), aria_labelledby="summary")
-    if any(group.measures for group in found):
-        add(section, tables.measures_table(found, all_labels(found), caption=caption))
-    else:
+    measured = [group for group in found if group.measures]
+    if not measured:
         add(section, tag("p", "No single numbers; see the sections below."))
+    for of, columns in _tables(measured):
+        names = ", ".join(dict.fromkeys(name_of(group.task) for group in of))
+        caption = f"{names}; below a number its 95 % interval, where one was computed."
+        add(section, tables.measures_table(of, columns, caption=caption))
     return section
+
+
+def _tables(found: Sequence[Group]) -> list[tuple[list[Group], list[str]]]:
+    """Groups that share a table, with its columns: such as follow each other and fill half of its columns at least."""
+    parts: list[tuple[list[Group], list[str]]] = []
+    for group in found:
+        own = all_labels([group])
+        if parts and set(own) <= set(parts[-1][1]) and 2 * len(own) >= len(parts[-1][1]):
+            parts[-1][0].append(group)
+        else:
+            parts.append(([group], own))
+    return parts
 
 
 def _section(anchor: str, task: str, of: Sequence[Group]) -> Element:

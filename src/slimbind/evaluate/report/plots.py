@@ -240,7 +240,7 @@ def whiskers(rows: Sequence[Whisker], *, label: str, low: float, high: float, me
         told = text(WIDTH, y + 11, row.told, text_anchor="end", class_="quiet")
         whisker = tag("line", x1=_at(place(row.low)), x2=_at(place(row.high)), y1=y + 22, y2=y + 22, class_="stroke")
         point = _mark(0, place(row.value), y + 22)
-        add(drawing, text(0, y + 11, cut(row.label, 24)), told, tag("g", whisker, point, class_="s0"))
+        add(drawing, text(0, y + 11, cut(row.label, 30)), told, tag("g", whisker, point, class_="s0"))
     return drawing
 
 

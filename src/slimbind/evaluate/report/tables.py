@@ -16,6 +16,7 @@ from slimbind.evaluate.report.numbers import heading, interval, shown
 MOST_ROWS = 200  # of a table; the rest is in the JSON, and the table says so
 _MOST_COLUMNS = 40
 _LONGEST = 300  # characters of a cell
+_CAPTIONS = {"rows": "all that was measured"}  # of details; others are captioned by their key
 _LONG_WORD, _LONG_TEXT, _SHORT = 22, 40, 14
 
 
@@ -111,7 +112,9 @@ def anything(details: Mapping[str, Mapping[str, Any]]) -> list[Element]:
         if rest:
             plain[label] = rest
     found = [side_by_side_values(plain)] if plain else []
-    return found + [rows_table(_joined(of, len(details)), caption=heading(key)) for key, of in tables.items()]
+    return found + [
+        rows_table(_joined(of, len(details)), caption=_CAPTIONS.get(key, heading(key))) for key, of in tables.items()
+    ]
 
 
 def _joined(of: Mapping[str, list[Mapping[str, Any]]], models: int) -> list[Mapping[str, Any]]:
