@@ -1,8 +1,8 @@
 """What does the pipeline around a model cost: from the start of a process, and from files on disk, to vectors?
 
     pip install "slimbind[build]" transformers        # transformers to write the model as the peers read it
-    python benchmarks/pipeline.py --steps install,make,vectors,damaged
-    taskset -c 0 python benchmarks/pipeline.py --steps cold,warm
+    python benchmarks/pipeline.py --steps install,make,damaged
+    taskset -c 0 python benchmarks/pipeline.py --steps one
     taskset -c 0,1 python benchmarks/pipeline.py --steps two
 
 The peers are sentence-transformers, fastembed, and the usual script around open_clip. All run the same CLIP ViT-B/32
@@ -12,23 +12,24 @@ is a process of its own (``pipeline_child.py``); in a round each pipeline has it
 backwards. Files are in the page cache, nothing asks a network.
 
 - ``install``: how many distributions an installation brings, and bytes on disk.
-- ``cold``: from the start of the process to the end of the import, to the first photograph's and to the first
-  sentence's vector: seconds, processor seconds, the most memory the process held.
-- ``warm``: one core. 100 photographs of 1 MP (every tenth a PNG), 24 of 12 MP, 300 sentences; some of them first.
-- ``two``: the same on two cores, by the clock too.
-- ``vectors``: cosine of each pipeline's vectors to open_clip's, and how they change with the size of the batch.
 - ``damaged``: one damaged file among five good ones.
+- ``one``: one core. From the start of the process to the end of the import, and to the vector of the first photograph
+  or sentence: seconds, processor seconds, the most memory the process held. Then, warm, from files to vectors:
+  photographs of 1 MP (every tenth a PNG) and of 12 MP, sentences. Then the cosine to open_clip's vectors, and by how
+  much they change with the size of the batch (1 or 8).
+- ``two``: the same on two cores, by the clock too.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,12 @@ from slimbind.evaluate import fidelity
 
 ROOT = Path(__file__).parents[1]
 CHILD = Path(__file__).with_name("pipeline_child.py")
-REFERENCE = "open_clip"
-PEERS = ("sentence-transformers", "fastembed", REFERENCE)
+# The first is what the others' vectors are compared with.
+PEERS = ("open_clip", "sentence-transformers", "fastembed")
 OURS = ("slimbind f32", "slimbind bf16", "slimbind int8-dynamic")
-# Peers that have a way of their own to use another core.
-TWO = ("sentence-transformers", "fastembed", "fastembed, parallel=2", REFERENCE, "open_clip, 2 workers", *OURS)
+ONE = (*PEERS, *OURS)
+TWO = (*PEERS, "open_clip, 2 workers", "fastembed, parallel=2", *OURS)  # some have a way of their own to use two cores
 GOOD = 5
-VECTORS = {"1 MP": 40, "12 MP": 8, "texts": 64}  # how many are compared
 Told = dict[str, Any]
 
 
@@ -71,7 +71,7 @@ def run(work: Path, pipeline: str, task: str, *, threads: int = 1, **told: Any) 
     return found
 
 
-def in_turn(pipelines: Sequence[str], turn: int) -> Sequence[str]:
+def in_turn(pipelines: list[Any], turn: int) -> list[Any]:
     """Every second round goes backwards."""
     return pipelines if turn % 2 == 0 else pipelines[::-1]
 
@@ -84,58 +84,39 @@ def keep(rows: Told, pipeline: str, what: str, found: Told) -> None:
     print(f"{pipeline:26} {what:8} " + "  ".join(f"{name} {value:.2f}" for name, value in found.items()), flush=True)
 
 
-def cold(work: Path, rounds: int) -> Iterator[Told]:
-    """What is found, again after every round."""
+def whole(work: Path, rounds: int, pipelines: Sequence[str], threads: int) -> Iterator[Told]:
+    """What is found, again after every process."""
     rows: Told = {}
-    first = {"vision": make.photographs(work)["1 MP"][:1], "text": ["a photograph of two dogs on a beach"]}
-    for pipeline in [*PEERS, *OURS]:  # once for the page cache
-        run(work, pipeline, "import")
-    for turn in range(rounds):
-        for pipeline in in_turn([*PEERS, *OURS], turn):
-            if pipeline in (*PEERS, OURS[0]):
-                keep(rows, pipeline, "import", run(work, pipeline, "import"))
-            for modality, items in first.items():
-                keep(rows, pipeline, modality, run(work, pipeline, "first", modality=modality, items=items))
-        yield {"rows": rows, "rounds": turn + 1}
-
-
-def warm(work: Path, rounds: int, *, pipelines: Sequence[str] = (*PEERS, *OURS), threads: int = 1) -> Iterator[Told]:
-    """What is found, again after every round."""
-    rows: Told = {}
-    loads = {name: ("vision", files) for name, files in make.photographs(work).items()}
-    loads["texts"] = ("text", make.texts())
-    counts = {name: len(items) for name, (_, items) in loads.items()}
-    for turn in range(rounds):
-        for pipeline in in_turn(pipelines, turn):
-            for name, (modality, items) in loads.items():
-                keep(rows, pipeline, name, run(work, pipeline, "warm", threads=threads, modality=modality, items=items))
-        yield {"rows": rows, "rounds": turn + 1, "items": counts}
-
-
-def vectors(work: Path) -> Iterator[Told]:
-    rows: Told = {}
-    loads = {name: ("vision", files[: VECTORS[name]]) for name, files in make.photographs(work).items()}
-    loads["texts"] = ("text", make.texts()[: VECTORS["texts"]])
+    compared: Told = {}
+    loads: dict[str, dict[str, list[str]]] = {"vision": make.photographs(work), "text": {"texts": make.texts()}}
+    counts = {name: len(items) for each in loads.values() for name, items in each.items()}
+    truth: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (modality, items) in loads.items():
-            truth = None
-            for pipeline in [REFERENCE, *(each for each in (*PEERS, *OURS) if each != REFERENCE)]:
-                output = str(Path(folder) / "vectors.npz")
-                run(work, pipeline, "vectors", modality=modality, items=items, output=output)
-                with np.load(output) as found:
-                    every, alone, together = (unit(found[key]) for key in ("all", "alone", "together"))
-                truth = every if truth is None else truth
-                told = fidelity.measure(truth, every, data="")
-                row = {
-                    "cosine_mean": told.cosine_mean,
-                    "cosine_min": told.cosine_min,
-                    "samples": len(every),
-                    "batch_1_or_32": float(np.abs(alone - together).max()),
-                    "same_bits": bool(np.array_equal(alone, together)),
-                }
-                rows.setdefault(pipeline, {})[name] = row
-                print(f"{pipeline:26} {name:8} {json.dumps(row)}", flush=True)
-    yield {"rows": rows}
+        for turn in range(rounds):
+            for pipeline, (modality, each) in in_turn([*itertools.product(pipelines, loads.items())], turn):
+                output = "" if turn else str(Path(folder) / "vectors.npz")
+                told = run(work, pipeline, "whole", threads=threads, modality=modality, loads=each, output=output)
+                for name, found in told.items():
+                    keep(rows, pipeline, name if name in each else f"{name}, {modality}", found)
+                if output:
+                    with np.load(output) as vectors:
+                        compared.setdefault(pipeline, {}).update(compare({**vectors}, each, truth))
+                yield {"rows": rows, "items": counts, "vectors": compared}
+
+
+def compare(vectors: dict[str, np.ndarray], names: Iterable[str], truth: dict[str, np.ndarray]) -> Told:
+    """How near they are to the first pipeline's, and whether the size of a batch changes them."""
+    vectors = {name: unit(found) for name, found in vectors.items()}
+    rows: Told = {}
+    for name in names:
+        told = fidelity.measure(truth.setdefault(name, vectors[name]), vectors[name], data="")
+        rows[name] = {"cosine_mean": told.cosine_mean, "cosine_min": told.cosine_min, "samples": told.samples}
+    alone, together = vectors["alone"], vectors["together"]
+    rows[next(iter(names))] |= {
+        "batches_differ_by": float(np.abs(alone - together).max()),
+        "same_bits": bool(np.array_equal(alone, together)),
+    }
+    return rows
 
 
 def unit(found: np.ndarray) -> np.ndarray:
@@ -161,7 +142,7 @@ def install(work: Path) -> Iterator[Told]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", default="install,make,vectors,damaged,cold,warm")
+    parser.add_argument("--steps", default="install,make,damaged,one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("slimbind-pipeline"), help="for environments, models, files")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "pipeline.json")
@@ -169,11 +150,9 @@ def main() -> None:
     work = args.work.resolve()
     steps: dict[str, Callable[[], Iterator[Told]]] = {
         "install": partial(install, work),
-        "vectors": partial(vectors, work),
         "damaged": partial(damaged, work),
-        "cold": partial(cold, work, args.rounds),
-        "warm": partial(warm, work, args.rounds),
-        "two": partial(warm, work, args.rounds, pipelines=TWO, threads=2),
+        "one": partial(whole, work, args.rounds, ONE, 1),
+        "two": partial(whole, work, args.rounds, TWO, 2),
     }
     for step in args.steps.split(","):
         if step == "make":

@@ -19,8 +19,7 @@ from typing import Any
 
 # Nothing else is imported up here: what a pipeline imports is part of what is measured.
 Embed = Callable[..., Any]  # (items, batch=None) -> vectors [n, dim], as the pipeline gives them
-WARM_UP = 24
-SCRIPT_BATCH = 32
+SCRIPT_BATCH, FEW = 32, 8
 
 
 def sentence_transformers(models: Path, modality: str, threads: int) -> Embed:
@@ -162,42 +161,37 @@ def imported(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
     return spent(told)
 
 
-def first(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
-    """From the start of the process to the first vector."""
-    opened(pipeline, told)(told["items"][:1])
-    return spent(told)
+def whole(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
+    """From the start of the process to the first vector, then each of ``told["loads"]``, name -> items.
 
+    To the file ``told["output"]``, where there is one: the vectors of each load, and some of them made one at a time
+    and all at once.
+    """
+    found = {"import": imported(pipeline, told)}
+    embed = opened(pipeline, told)
+    loads = told["loads"]
+    few = next(iter(loads.values()))[:FEW]
+    embed(few[:1])
+    found["first"] = spent(told)
+    made = {"together": embed(few, batch=FEW)}
+    if told["output"]:
+        made["alone"] = embed(few, batch=1)
+    for name, items in loads.items():
+        wall, cpu = time.perf_counter(), processors()
+        made[name] = embed(items)
+        found[name] = {"cpu_seconds": processors() - cpu, "seconds": time.perf_counter() - wall}
+        assert len(made[name]) == len(items)
+    if told["output"]:
+        import numpy as np
 
-def warm(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
-    """All items, after some of them."""
-    embed, items = opened(pipeline, told), told["items"]
-    embed(items[:WARM_UP])
-    wall, cpu = time.perf_counter(), processors()
-    vectors = embed(items)
-    cpu, wall = processors() - cpu, time.perf_counter() - wall
-    assert len(vectors) == len(items)
-    return {"seconds": wall, "cpu_seconds": cpu, "peak_mib": peak_mib()}
+        np.savez(told["output"], **made)
+    return found
 
 
 def processors() -> float:
     """Processor seconds of this process and of those it started that have ended."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def vectors(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
-    """All items to ``told["output"]``: as they come, and the first ones one at a time, 32 at a time, and backwards."""
-    import numpy as np
-
-    embed, items = opened(pipeline, told), told["items"]
-    few = items[:SCRIPT_BATCH]
-    np.savez(
-        told["output"],
-        all=np.asarray(embed(items)),
-        alone=np.asarray(embed(few, batch=1)),
-        together=np.asarray(embed(few, batch=SCRIPT_BATCH)),
-    )
-    return {}
 
 
 def damaged(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +211,7 @@ def damaged(pipeline: str, told: dict[str, Any]) -> dict[str, Any]:
     return {"raised": None, "said": "", "vectors": got, "names_the_file": False}
 
 
-TASKS = {"import": imported, "first": first, "warm": warm, "vectors": vectors, "damaged": damaged}
+TASKS = {"whole": whole, "damaged": damaged}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of the pipeline around a model: installation, cold start, throughput; see tables.py."""
+"""The tables of the pipeline around a model: installation, cold start, throughput, likeness; see tables.py."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from markdown import note, table
 
-MB, MIB = 1e6, 1 << 20
+MB = 1e6
+LOADS = {"1 MP": "photographs of 1 MP", "12 MP": "of 12 MP", "texts": "sentences"}
 Result = dict[str, Any]
 
 
 def install(result: Result) -> str:
     """What an installation brings."""
     rows = []
-    for name, told in result["install"]["rows"].items():
+    for told in result["install"]["rows"].values():
         most = ", ".join(f"{package} {size / MB:.0f}" for package, size in list(told["largest"].items())[:3])
-        version = told["distributions"][DISTRIBUTIONS[name]]
         count = len(told["distributions"])
-        rows.append((f"`{told['command']}`", version, str(count), f"{told['bytes'] / MB:.0f}", most))
+        rows.append((f"`{told['command']}`", told["version"], str(count), f"{told['bytes'] / MB:.0f}", most))
     head = ("installation", "version", "distributions", "MB on disk", "largest, MB")
     return table(head, rows) + noted(result, "install")
 
@@ -27,66 +27,52 @@ def install(result: Result) -> str:
 def cold(result: Result) -> str:
     """From the start of a process to the first vector."""
     rows = []
-    for name, told in result["cold"]["rows"].items():
-        cells = [name, middle(told.get("import"), "cpu_seconds")]
+    for name, told in result["one"]["rows"].items():
+        imports = [each for what in ("vision", "text") for each in told[f"import, {what}"]["cpu_seconds"]]
+        cells = [name, middle(imports)]
         for what in ("vision", "text"):
-            cells += [middle(told[what], "cpu_seconds"), f"{statistics.median(told[what]['peak_mib']):.0f}"]
+            first = told[f"first, {what}"]
+            cells += [middle(first["cpu_seconds"]), f"{statistics.median(first['peak_mib']):.0f}"]
         rows.append(cells)
-    head = ("processor seconds (range)", "import", "first photograph", "most MiB", "first sentence", "most MiB")
-    return table(head, rows) + noted(result, "cold")
+    head = ("processor seconds (range) since the start", "import", "first photograph", "peak MiB", "first sentence")
+    return table((*head, "peak MiB"), rows) + noted(result, "one")
 
 
 def warm(result: Result) -> str:
-    """From files on disk to vectors: items per processor second on one core, and by the clock on two."""
-    one, two = result["warm"], result.get("two", {"rows": {}, "items": {}})
+    """From files to vectors: items per processor second on one core and, where it was measured, by the clock on two."""
+    one, two = result["one"], result.get("two", {"rows": {}})
     loads = list(one["items"])
-    head = ["items per second (range)", *(f"{LOADS.get(load, load)}, per CPU-second" for load in loads)]
-    head += [f"{LOADS.get(load, load)}, two cores" for load in loads] if two["rows"] else []
+    head = ["items per second (range)", *(f"{LOADS[load]}, per CPU-second" for load in loads)]
+    head += [f"{LOADS[load]}, two cores" for load in loads] if two["rows"] else []
     rows = []
     for name in dict.fromkeys([*two["rows"], *one["rows"]]):
         cells = [name, *(rate(one, name, load, "cpu_seconds") for load in loads)]
         cells += [rate(two, name, load, "seconds") for load in loads] if two["rows"] else []
         rows.append(cells)
-    return table(head, rows) + noted(result, "warm")
+    return table(head, rows) + noted(result, "one")
 
 
 def vectors(result: Result) -> str:
-    """How near the vectors are to open_clip's, and how they change with the batch."""
-    found = result["vectors"]["rows"]
-    loads = list(next(iter(found.values())))
+    """How near the vectors are to those of the first pipeline, and whether they change with the batch."""
+    found = result["one"]["vectors"]
+    loads = list(result["one"]["items"])
     rows = []
     for name, told in found.items():
-        cells = [name, *(f"{told[load]['cosine_mean']:.5f} / {told[load]['cosine_min']:.5f}" for load in loads)]
-        worst = max(told[load]["batch_1_or_32"] for load in loads)
-        same = all(told[load]["same_bits"] for load in loads)
-        rows.append((*cells, "same bits" if same else f"{worst:.0e}"))
-    head = (
-        "cosine to open_clip, mean / least",
-        *(LOADS.get(load, load) for load in loads),
-        "batch of 1 or 32: differs by",
-    )
-    return table(head, rows) + noted(result, "vectors")
+        cells = [name, *(f"{told[load]['cosine_mean']:.4f} / {told[load]['cosine_min']:.4f}" for load in loads)]
+        differ = [each for each in told.values() if "same_bits" in each]
+        worst = max(each["batches_differ_by"] for each in differ)
+        rows.append((*cells, "nothing" if all(each["same_bits"] for each in differ) else f"{worst:.0e}"))
+    head = (f"cosine to {next(iter(found))}, mean / least", *(LOADS[load] for load in loads), "batches change")
+    return table(head, rows) + noted(result, "one")
 
 
-DISTRIBUTIONS = {
-    "sentence-transformers": "sentence-transformers",
-    "fastembed": "fastembed",
-    "open_clip": "open_clip_torch",
-    "slimbind": "slimbind",
-}
-LOADS = {"1 MP": "photographs of 1 MP", "12 MP": "of 12 MP", "texts": "sentences"}
-
-
-def middle(told: dict[str, Sequence[float]] | None, what: str) -> str:
-    """Median and range; nothing where nothing was measured."""
-    if told is None:
-        return ""
-    values = told[what]
+def middle(values: Sequence[float]) -> str:
+    """Median and range."""
     return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
 def rate(found: Result, name: str, load: str, per: str) -> str:
-    """Items per second: median and range."""
+    """Items per second: median and range; nothing where nothing was measured."""
     if name not in found["rows"]:
         return ""
     rates = [found["items"][load] / seconds for seconds in found["rows"][name][load][per]]
@@ -95,5 +81,4 @@ def rate(found: Result, name: str, load: str, per: str) -> str:
 
 def noted(result: Result, step: str) -> str:
     """The note under a table, with the environment of its own step."""
-    command = f"{result['command']} --steps {step}"
-    return note({"environment": result[step]["environment"], "command": command})
+    return note({"environment": result[step]["environment"], "command": f"{result['command']} --steps {step}"})
