@@ -52,7 +52,7 @@ class Embedded:
     error: SlimbindError | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Timings:
     """Seconds spent since the encoder was made: ``pre`` (summed over threads), ``forward`` (over callers), ``post``."""
 
@@ -61,7 +61,10 @@ class Timings:
     post: float = 0.0
     items: int = 0
     views: int = 0
-    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        renew_after_fork(self)
 
     def add(self, **amounts: float) -> None:
         """Add to the fields named."""
@@ -69,8 +72,8 @@ class Timings:
             for name, amount in amounts.items():
                 setattr(self, name, getattr(self, name) + amount)
 
-    def unlock(self) -> None:
-        """In a forked process: whoever was adding is not there."""
+    def after_fork(self) -> None:
+        """See ``forks``."""
         self._lock = Lock()
 
 
@@ -120,11 +123,6 @@ class Encoder:
         self._preprocessor = preprocessor
         self._crew = crew
         self._batch = batch_size_of(entry)
-        renew_after_fork(self)
-
-    def after_fork(self) -> None:
-        """See ``forks``."""
-        self.timings.unlock()
 
     @property
     def batch_size(self) -> int:

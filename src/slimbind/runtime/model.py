@@ -126,8 +126,6 @@ class Model:
             idle_ttl=idle_ttl,
         )
         self._encoders: dict[str, Encoder] = {}
-        self._lock = Lock()
-        renew_after_fork(self)
         wanted = (preload,) if isinstance(preload, str) else tuple(preload)
         for modality in wanted:  # all, before the first is opened for nothing
             self._check(modality)
@@ -177,18 +175,18 @@ class Model:
     def encoder(self, modality: str) -> Encoder:
         """The encoder of one modality. Making it opens nothing."""
         self._check(modality)
-        with self._lock:
-            if modality not in self._encoders:
-                self._encoders[modality] = Encoder(
-                    modality,
-                    self.device.record(self.artifact.tower(modality)),
-                    self.dim,
-                    lease=partial(self._pool.lease, modality),
-                    preprocessor=partial(self._parts.preprocessor, modality),
-                    crew=self._crew,
-                    layout=self._layouts[modality],
-                )
-            return self._encoders[modality]
+        if modality not in self._encoders:
+            made = Encoder(
+                modality,
+                self.device.record(self.artifact.tower(modality)),
+                self.dim,
+                lease=partial(self._pool.lease, modality),
+                preprocessor=partial(self._parts.preprocessor, modality),
+                crew=self._crew,
+                layout=self._layouts[modality],
+            )
+            self._encoders.setdefault(modality, made)  # another thread may have made one at the same moment
+        return self._encoders[modality]
 
     def unload(self, modality: str | None = None) -> None:
         """Close one tower, or all, and give the memory back. They open again when they are next used."""
@@ -202,11 +200,6 @@ class Model:
         self._pool.close()
         self._crew.close()
         self._parts.forget()
-
-    def after_fork(self) -> None:
-        """See ``runtime.forks``."""
-        self._lock = Lock()
-        self._parts.unlock()
 
     def __enter__(self) -> Model:
         return self
@@ -247,10 +240,11 @@ class _Parts:
         self._unfetched = set(artifact.modalities) if fetch is not None else set()
         self._unverified = set(artifact.modalities) if verify else set()
         self.preprocessors: dict[str, Preprocessor] = {}
-        self.unlock()
+        self.after_fork()
+        renew_after_fork(self)
 
-    def unlock(self) -> None:
-        """Begin with locks that nobody holds."""
+    def after_fork(self) -> None:
+        """Begin with locks that nobody holds; see ``forks``."""
         self._verifying = {name: Lock() for name in self._artifact.modalities}
         self._lock = Lock()
 
