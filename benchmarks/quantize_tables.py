@@ -120,6 +120,35 @@ def peers() -> str:
     return "\n".join(tables) + note(result)
 
 
+def cold_start() -> str:
+    """From nothing to the first embedding of a picture: the whole model, and one tower of it."""
+    result = read("cold_start")
+    rows = [
+        (
+            row["row"],
+            f"{row['disk_mib']:.0f}",
+            f"{row['cached_seconds']:.1f}",
+            f"{row['from_disk_seconds']:.1f}" if "from_disk_seconds" in row else "-",
+            f"{row['cached_cpu_seconds']:.1f}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['steady_mib']:.0f}",
+            _cosines(row),
+        )
+        for row in result["rows"]
+    ]
+    head = (
+        "opened",
+        "files, MiB",
+        "first vector after, s",
+        "... files not cached",
+        "CPU-s",
+        "most memory, MiB",
+        "memory after some more, MiB",
+        "cosine mean / min",
+    )
+    return table(head, rows) + f"\nMedians of {result['rounds']} rounds.\n" + note(result)
+
+
 def split() -> str:
     """What taking a checkpoint apart costs."""
     result = read("split")

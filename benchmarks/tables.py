@@ -209,6 +209,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clip_mix": clip_tables.mix,
     "clip_peers_text": partial(clip_tables.peers, "text"),
     "clip_peers_vision": partial(clip_tables.peers, "vision"),
+    "cold_start": quantize_tables.cold_start,
     "collection": collection,
     "crash": crash,
     "evaluate": evaluate,
