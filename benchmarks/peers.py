@@ -157,7 +157,7 @@ def main() -> None:
             rows = record["rows"] | {f"{args.modality}/{weights}": row}
             record = {
                 "benchmark": "peers",
-                "command": "; ".join(dict.fromkeys(one["command"] for one in rows.values())),
+                "command": "; ".join(dict.fromkeys(one["command"] for one in rows.values() if "command" in one)),
                 "environment": environment(
                     *("imagebind-unofficial", "torch", "torchao", "openvino", "nncf", "onnxruntime", "onnx", "numpy"),
                     threads=1,

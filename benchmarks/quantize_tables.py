@@ -12,6 +12,7 @@ _WEIGHTS = {
     "balanced": "with outlier channels",
     "outlier": "with outlier channels that bf16 does not survive",
 }
+_REFERENCE = "imagebind-unofficial, PyTorch eager, fp32"
 PLAIN = "slimbind's plain tower, PyTorch eager"
 _COLUMNS = {
     "paper_plain": "the paper's recipe, mean / min",
@@ -103,21 +104,30 @@ def quantize_memory() -> str:
 
 
 def peers() -> str:
-    """Other tools that make a model int8, in the same run."""
+    """Other tools that run a model on a CPU, in float and with 8 bits, in the same run."""
     result = read("peers")
     tables = []
     for modality in dict.fromkeys(name.split("/")[0] for name in result["rows"]):
         sets = [weights for weights in _WEIGHTS if f"{modality}/{weights}" in result["rows"]]
         three = [result["rows"][f"{modality}/{weights}"] for weights in sets]
-        rows = []
+        reference = _REFERENCE if PLAIN in three[0]["tools"] else f"{PLAIN}, fp32"
+        rows: list[tuple[str, ...]] = [(reference, f"{three[0]['reference']['mib']:.0f}", "1", *["1 / 1"] * len(three))]
         for name in dict.fromkeys(name for row in three for name in row["tools"]):
             each = [row["tools"].get(name, {}) for row in three]
             told = next((one for one in each if one and "error" not in one), {"error": ""})
             rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
         depth = three[0]["depth"]
         head = (f"{modality}, {depth} blocks", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
-        tables.append(table(head, rows))
+        tables.append(table(head, rows) + _same(three))
     return "\n".join(tables) + note(result)
+
+
+def _same(rows: list[dict[str, Any]]) -> str:
+    """How far slimbind's plain tower is from the reference of the same weights, where both were in the run."""
+    told = [row["tools"][PLAIN]["difference"] for row in rows if PLAIN in row["tools"]]
+    if not told:
+        return ""
+    return f"\nThe greatest difference of {PLAIN}, from the reference, in any number of any vector: {max(told):.0e}.\n"
 
 
 def cold_start() -> str:
@@ -217,7 +227,7 @@ def _times(told: dict[str, Any]) -> str:
 
 def _cosines(told: dict[str, Any]) -> str:
     if "error" in told:
-        return f"failed: {told['error'][:80]}"
+        return f"failed: {told['error'][:80].removesuffix(' with a message:')}"
     return f"{told['cosine_mean']:.5f} / {told['cosine_min']:.5f}" if "cosine_mean" in told else "-"
 
 
