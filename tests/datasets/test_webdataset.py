@@ -9,6 +9,7 @@ import struct
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slimbind import datasets
@@ -195,6 +196,16 @@ def test_a_tar_that_was_cut_is_refused(tmp_path: Path, end: int) -> None:
     path.write_bytes(gzip.compress(whole)[:-20])
     with pytest.raises(DatasetError, match="cannot be read as a tar"):
         list(datasets.open(path))
+
+
+def test_a_tar_that_was_cut_in_a_large_file_is_refused_as_well(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).bytes(500_000)
+    whole = _tar(tmp_path / "x.tar", {"1.jpg": b"J", "2.jpg": noise}).read_bytes()
+    path = tmp_path / "y.tar"
+    for cut in (whole[:200_000], gzip.compress(whole)[:200_000], gzip.compress(whole)[:200_000] + bytes(300_000)):
+        path.write_bytes(cut)
+        with pytest.raises(DatasetError, match="cannot be read as a tar"):
+            list(datasets.open(path))
 
 
 def test_damage_in_the_middle_is_no_end(tmp_path: Path) -> None:

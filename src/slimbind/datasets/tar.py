@@ -7,6 +7,7 @@ import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,7 +24,7 @@ _MEND = "copy or download it again"
 
 @dataclass(frozen=True)
 class Member:
-    """One regular file in a tar, readable until the next one is asked for."""
+    """One regular file in a tar, readable until the next one is asked for; ``read`` raises what ``members`` does."""
 
     name: str
     size: int
@@ -76,16 +77,22 @@ def members(
     Raises:
         DatasetError: it is no tar, or was cut or damaged; as soon as that is noticed.
     """
-    try:
+    with _explained(path):
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as file:
-            yield from _members(_Bounded(cast("IO[bytes]", file)), max_bytes, left_out)
+            yield from _members(path, _Bounded(cast("IO[bytes]", file)), max_bytes, left_out)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
         raise DatasetError(f"{path} cannot be read as a tar: {error}", hint=_MEND) from error
 
 
-def _members(file: _Bounded, max_bytes: int, left_out: Callable[[str, str], object]) -> Iterator[Member]:
+def _members(path: Path, file: _Bounded, max_bytes: int, left_out: Callable[[str, str], object]) -> Iterator[Member]:
     file.granted = _HEADER_BYTES
     with tarfile.open(fileobj=file, mode="r:") as tar:
         end = 0
@@ -99,7 +106,7 @@ def _members(file: _Bounded, max_bytes: int, left_out: Callable[[str, str], obje
             elif why := _problem(found, max_bytes):
                 left_out(found.name, why)
             else:
-                yield Member(found.name, found.size, partial(_content, tar, found, file))
+                yield Member(found.name, found.size, partial(_content, path, tar, found, file))
             file.granted = _HEADER_BYTES
         # A damaged header in the middle is the end to tarfile. A tar ends with a block of zeros, or with its file.
         if file.last.strip(b"\0") or 0 < len(file.last) < _BLOCK:
@@ -117,7 +124,8 @@ def _problem(found: tarfile.TarInfo, max_bytes: int) -> str:
     return ""
 
 
-def _content(tar: tarfile.TarFile, found: tarfile.TarInfo, file: _Bounded) -> bytes:
-    inner = tar.extractfile(found)
-    file.granted = found.size
-    return b"" if inner is None else inner.read()
+def _content(path: Path, tar: tarfile.TarFile, found: tarfile.TarInfo, file: _Bounded) -> bytes:
+    with _explained(path):  # it is read while `members` waits, which therefore does not see what goes wrong
+        inner = tar.extractfile(found)
+        file.granted = found.size
+        return b"" if inner is None else inner.read()
