@@ -153,7 +153,7 @@ def test_differences_are_from_the_first_artifact(pair, classes, toy_folder):
         assert first.model == "toy" and f"{name} difference" not in first.measures
         assert all(record.measures[f"{name} difference"].value == 0 for record in others)
         assert {record.details["differences from"].split(",")[0] for record in others} == {"toy"}
-    assert "0.0 points (0.0 to 0.0 points)" in markdown(found)
+    assert "0.0 points (0.0 to 0.0)" in markdown(found)
 
 
 def test_modalities_that_not_all_have_are_left_out(pair, make_toy, tmp_path):

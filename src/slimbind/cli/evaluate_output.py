@@ -74,18 +74,19 @@ def print_measures(records: Sequence[Record]) -> None:
     from rich.text import Text
 
     from slimbind.evaluate.outcome import DIFFERENCE
-    from slimbind.evaluate.report.grouping import groups
-    from slimbind.evaluate.report.numbers import heading, shown
+    from slimbind.evaluate.report.grouping import groups, headings
+    from slimbind.evaluate.report.numbers import heading, shown, with_interval
 
     out = Console(highlight=False, soft_wrap=True, width=_WIDEST)
-    for group in groups(records):
-        out.print(Text(console.printable(group.title)))
+    found_groups = groups(records)
+    for title, group in zip(headings(found_groups), found_groups, strict=True):
+        out.print(Text(console.printable(title)))
         if not group.measures:
             continue
         alone = len(group.columns) == 1
         table = Table(box=None, pad_edge=False, padding=(0, 1))
-        headings = ["", "95 % interval", "of"] if alone else [_short(column.label, group) for column in group.columns]
-        for place, text in enumerate(("measure", *headings)):
+        names = ["", "95 % interval", "of"] if alone else [_short(column.label, group) for column in group.columns]
+        for place, text in enumerate(("measure", *names)):
             table.add_column(Text(console.printable(text)), justify="right" if place else "left", no_wrap=True)
         for name in group.measures:
             found = [group.estimate(name, column.label) for column in group.columns]
@@ -93,7 +94,7 @@ def print_measures(records: Sequence[Record]) -> None:
             if alone:
                 cells += _certainty(name, found[0])
             elif name.endswith(DIFFERENCE):  # says little without its interval
-                cells = [_with_interval(name, *both) for both in zip(cells, found, strict=True)]
+                cells = ["-" if one is None else with_interval(name, one.value, one.low, one.high) for one in found]
             table.add_row(Text(console.printable(heading(name))), *cells)
         out.print(table)
 
@@ -115,9 +116,3 @@ def _interval(name: str, estimate: Estimate | None) -> str:
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
     return interval(name, estimate.low, estimate.high)
-
-
-def _with_interval(name: str, shown: str, estimate: Estimate | None) -> str:
-    """A number with its interval behind it, the unit once: ``-1.2 points (-2.0 to +0.3)``."""
-    told = _interval(name, estimate)
-    return f"{shown} ({told.removesuffix(' points')})" if told else shown

@@ -34,7 +34,15 @@ def test_a_difference_stands_behind_its_number():
         "| top-1 difference",
         "| top-5",
     ]
-    assert "| - | -1.0 points (-2.0 to +0.3 points) |" in markdown([first, second])
+    assert "| - | -1.0 points (-2.0 to +0.3) |" in markdown([first, second])
+
+
+def test_two_tasks_on_the_same_data_are_told_apart():
+    records = [
+        Record(task, "birds", "f32", measures={"top-1": Estimate(0.5)}) for task in ("zero-shot", "linear-probe")
+    ]
+    names = [line.split(" | ")[0] for line in markdown(records).splitlines()[2:]]
+    assert names == ["| zero-shot, birds: top-1", "| linear-probe, birds: top-1"]
 
 
 def test_what_would_be_markup_or_leave_its_cell_is_escaped():

@@ -6,7 +6,7 @@ from xml.etree.ElementTree import Element
 
 from slimbind.evaluate.outcome import DIFFERENCE
 from slimbind.evaluate.report.grouping import Group
-from slimbind.evaluate.report.numbers import heading, interval, shown
+from slimbind.evaluate.report.numbers import heading, shown, with_interval
 from slimbind.evaluate.report.plots import Whisker, figure, whiskers
 
 
@@ -20,7 +20,7 @@ def differences(group: Group) -> list[Element]:
                 continue
             if not shown(measure, found.value).endswith("points"):  # a rank has another scale
                 continue
-            told = f"{shown(measure, found.value)} ({interval(measure, found.low, found.high).removesuffix(' points')})"
+            told = with_interval(measure, found.value, found.low, found.high)
             drawn.setdefault(measure, []).append(Whisker(column.label, told, found.low, found.value, found.high))
     ends = [end for rows in drawn.values() for row in rows for end in (row.low, row.high)]
     found_figures = []

@@ -92,6 +92,12 @@ def labels(records: Sequence[Record], short: Mapping[str, str]) -> list[str]:
     return [name if found.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(found)]
 
 
+def headings(of: Sequence[Group]) -> list[str]:
+    """A heading for each group of a table: its title, behind its task where another has the same title."""
+    titles = [group.title for group in of]
+    return [group.title if titles.count(group.title) == 1 else f"{group.task}, {group.title}" for group in of]
+
+
 def all_labels(of: Sequence[Group]) -> list[str]:
     """Every column of a table that holds all groups."""
     return list(dict.fromkeys(column.label for group in of for column in group.columns))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from slimbind.errors import UsageError
 from slimbind.evaluate.record import Estimate, Record
-from slimbind.evaluate.report.grouping import all_labels, groups
+from slimbind.evaluate.report.grouping import all_labels, groups, headings
 from slimbind.evaluate.report.markup import fit
-from slimbind.evaluate.report.numbers import heading, interval, shown
+from slimbind.evaluate.report.numbers import heading, with_interval
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -23,9 +23,9 @@ def markdown(records: Sequence[Record]) -> str:
     found = groups(records)
     columns = all_labels(found)
     lines = [["measure", *columns]]
-    for group in found:
+    for title, group in zip(headings(found), found, strict=True):
         for measure in group.measures:
-            name = f"{group.title}: {heading(measure)}" if len(found) > 1 else heading(measure)
+            name = f"{title}: {heading(measure)}" if len(found) > 1 else heading(measure)
             lines.append([name, *(_estimate(measure, group.estimate(measure, label)) for label in columns)])
     told = [[_cell(text) for text in row] for row in lines]
     told.insert(1, ["---", *("---:" for _ in columns)])
@@ -35,10 +35,7 @@ def markdown(records: Sequence[Record]) -> str:
 def _estimate(measure: str, found: Estimate | None) -> str:
     if found is None:
         return "-"
-    told = shown(measure, found.value)
-    if found.low is None or found.high is None:
-        return told
-    return f"{told} ({interval(measure, found.low, found.high)})"
+    return with_interval(measure, found.value, found.low, found.high)
 
 
 def _cell(text: str) -> str:

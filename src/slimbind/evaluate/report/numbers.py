@@ -40,6 +40,14 @@ def interval(name: str, low: float, high: float) -> str:
     return f"{first.removesuffix(space + unit) if number else first} to {last}"
 
 
+def with_interval(name: str, value: float, low: float | None, high: float | None) -> str:
+    """A number and behind it its interval, if it has one: ``71.3 % (69.0 to 73.0 %)``, ``-1.2 points (-2.0 to +0.3)``."""
+    told = shown(name, value)
+    if low is None or high is None:
+        return told
+    return f"{told} ({interval(name, low, high).removesuffix(' points')})"
+
+
 def heading(name: str) -> str:
     """A measure's or a setting's name as a heading: ``cosine_mean`` is ``cosine mean``."""
     return name.replace("_", " ")

@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from slimbind.evaluate.record import Estimate
-from slimbind.evaluate.report.grouping import Group
+from slimbind.evaluate.report.grouping import Group, headings
 from slimbind.evaluate.report.markup import Node, add, tag
 from slimbind.evaluate.report.numbers import heading, interval, shown
 
@@ -24,10 +24,12 @@ def measures_table(of: Sequence[Group], columns: Sequence[str], *, caption: str)
     """A row for each measure of each group, a column for each of ``columns``."""
     head = [tag("th", "measure", scope="col"), *(_heading(label) for label in columns)]
     table = tag("table", _caption(caption), tag("thead", tag("tr", *head)))
-    for group in (one for one in of if one.measures):
+    for title, group in zip(headings(of), of, strict=True):
+        if not group.measures:
+            continue
         body = tag("tbody")
         if len(of) > 1:
-            begins = tag("th", tag("span", group.title), scope="rowgroup", colspan=1 + len(columns))
+            begins = tag("th", tag("span", title), scope="rowgroup", colspan=1 + len(columns))
             add(body, tag("tr", begins, class_="begins"))
         for measure in group.measures:
             cells = [_estimate(measure, group.estimate(measure, label)) for label in columns]
