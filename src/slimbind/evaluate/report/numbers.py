@@ -41,7 +41,7 @@ def interval(name: str, low: float, high: float) -> str:
 
 
 def with_interval(name: str, value: float, low: float | None, high: float | None) -> str:
-    """A number and behind it its interval, if it has one: ``71.3 % (69.0 to 73.0 %)``, ``-1.2 points (-2.0 to +0.3)``."""
+    """A number, and its interval if there is one: ``71.3 % (69.0 to 73.0 %)``, ``-1.2 points (-2.0 to +0.3)``."""
     told = shown(name, value)
     if low is None or high is None:
         return told
