@@ -15,8 +15,8 @@ from slimbind.runtime.forks import leave_to_parent, renew_after_fork
 from slimbind.runtime.memory import resident_bytes, trim_heap
 
 _MEASURED_RELEASES = 2
-# Who waits for a tower to become free lets others use it meanwhile, but not for ever: callers that overlap could keep
-# it in use until the end of the world.
+# Seconds for which who waits for a tower to become free lets others use it: callers that overlap could keep it in use
+# without end.
 _PATIENCE = 1.0
 
 
