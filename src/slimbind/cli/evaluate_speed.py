@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from slimbind.cli.evaluate_output import Html, Seed, check_target, finish
 from slimbind.errors import UsageError
 
 if TYPE_CHECKING:
+    from slimbind.evaluate.embedding import Steps
     from slimbind.evaluate.record import Record
 
 _COLUMNS = ("threads", "streams", "batch", "callers", "items_per_second")
@@ -60,6 +60,7 @@ def speed(
     slimbind eval speed mini --modalities text --callers 1,4,16
     """
     from slimbind.evaluate import throughput
+    from slimbind.evaluate.embedding import Steps
 
     check_target(html)
     chosen, place = evaluate_data.towers(model, modalities, data)
@@ -76,34 +77,23 @@ def speed(
     )
     records: list[Record] = []
     for name in chosen:
-        with _Bar(progress) as bar:
-            records.append(throughput.measure(model, name, plan, on_begin=bar.begin, on_done=bar.advance))
+        with Steps(partial(console.progress, unit="settings", show=progress)) as steps:
+            records.append(
+                throughput.measure(
+                    model,
+                    name,
+                    plan,
+                    on_begin=partial(_begin, steps),
+                    on_done=steps.advance,
+                )
+            )
     if not as_json:
         _print(records)
     finish(records, as_json=as_json, html=html)
 
 
-class _Bar:
-    """Progress over the settings of one tower."""
-
-    def __init__(self, show: bool | None) -> None:
-        self._show = show
-        self._stack = ExitStack()
-        self._advance: Callable[[], None] = lambda: None
-
-    def begin(self, modality: str, steps: int) -> None:
-        self._advance = self._stack.enter_context(
-            console.progress(f"timing {modality}", total=steps, unit="settings", show=self._show)
-        )
-
-    def advance(self) -> None:
-        self._advance()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+def _begin(steps: Steps, modality: str, total: int) -> None:
+    steps.begin(f"timing {modality}", total)
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,12 +56,18 @@ def fidelity(
     """
     from slimbind.errors import DriftError
     from slimbind.evaluate.compare import compare
+    from slimbind.evaluate.embedding import Steps
 
     check_target(html)
     if data is None:
         console.say("no --data: comparing on what comes with slimbind (depth, thermal and imu: made up)")
     rows: list[Compared] = []
-    with _Bar(progress) as bar:
+    with Steps(partial(console.progress, unit="views", show=progress)) as steps:
+
+        def begin(modality: str, views: int) -> None:
+            console.say(f"comparing {modality}")
+            steps.begin(f"embedding {modality}", views)
+
         for row in compare(
             reference,
             candidate,
@@ -73,10 +78,10 @@ def fidelity(
             device=device,
             timed=time,
             seed=seed,
-            on_tower=bar.begin,
-            on_done=bar.advance,
+            on_tower=begin,
+            on_done=steps.advance,
         ):
-            bar.end()
+            steps.end()
             rows.append(row)
             for name, reason in row.failed:
                 console.say(f"failed: {name}: {reason}")
@@ -98,33 +103,6 @@ def fidelity(
         raise DriftError(f"below the least cosine asked for ({least:g}): {worst}")
     if any(row.failed for row in rows):
         raise typer.Exit(4)
-
-
-class _Bar:
-    """Progress of one tower after the other."""
-
-    def __init__(self, show: bool | None) -> None:
-        self._show = show
-        self._stack = ExitStack()
-        self._advance: Callable[[float], None] = lambda amount: None
-
-    def begin(self, modality: str, views: int) -> None:
-        console.say(f"comparing {modality}")
-        self._advance = self._stack.enter_context(
-            console.progress(f"embedding {modality}", total=views, unit="views", show=self._show)
-        )
-
-    def advance(self, views: int) -> None:
-        self._advance(views)
-
-    def end(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
 
 
 def _record(row: Compared) -> dict[str, Any]:

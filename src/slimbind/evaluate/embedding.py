@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,6 +28,38 @@ class Progress(Protocol):
 def silent(label: str, *, total: float | None) -> AbstractContextManager[Callable[[float], object]]:
     """No progress is shown."""
     return nullcontext(lambda amount: None)
+
+
+class Steps:
+    """Progress of one piece of work after the other, for functions that tell when each begins and how far it is.
+
+    Args:
+        progress: shows each of them.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stack = ExitStack()
+        self._advance: Callable[[float], object] = lambda amount: None
+
+    def begin(self, label: str, total: float | None) -> None:
+        """Begin a piece; the one before it, if any, has ended."""
+        self.end()
+        self._advance = self._stack.enter_context(self._progress(label, total=total))
+
+    def advance(self, amount: float = 1) -> None:
+        """So much more of the piece is done."""
+        self._advance(amount)
+
+    def end(self) -> None:
+        """No piece is under way, so that messages may be shown."""
+        self._stack.close()
+
+    def __enter__(self) -> Steps:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
+from pydantic import JsonValue
 
 from slimbind.artifact import Artifact
 from slimbind.errors import SlimbindError, UsageError
@@ -207,20 +208,6 @@ def record(
         "steady_ratio": steady / weights,
         "peak_ratio": _middle([run.peak for run in runs]) / weights,
     }
-    rows: list[Any] = [
-        {
-            "run": number,
-            "opened_bytes": run.opened,
-            "steady_bytes": run.steady,
-            "anonymous_bytes": run.anonymous,
-            "mapped_bytes": run.mapped,
-            "peak_bytes": run.peak,
-            "closed_bytes": run.closed,
-            "before_bytes": run.before,
-            "first_embedding_seconds": run.seconds[modality],
-        }
-        for number, run in enumerate(runs, start=1)
-    ]
     return Record(
         task="memory",
         title=f"memory, {modality}",
@@ -236,10 +223,24 @@ def record(
             "batches": ", ".join(map(str, (1, *BATCHES))),
         },
         measures={name: Estimate(value, n=repeats) for name, value in measures.items()},
-        details={"rows": rows},
+        details={"rows": [_row(number, run, modality) for number, run in enumerate(runs, start=1)]},
         failed=runs[0].failed,
         environment=told,
     )
+
+
+def _row(number: int, run: Usage, modality: str) -> dict[str, JsonValue]:
+    return {
+        "run": number,
+        "opened_bytes": run.opened,
+        "steady_bytes": run.steady,
+        "anonymous_bytes": run.anonymous,
+        "mapped_bytes": run.mapped,
+        "peak_bytes": run.peak,
+        "closed_bytes": run.closed,
+        "before_bytes": run.before,
+        "first_embedding_seconds": run.seconds[modality],
+    }
 
 
 def check_possible() -> None:

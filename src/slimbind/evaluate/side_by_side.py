@@ -21,7 +21,7 @@ from slimbind.codecs.spec import parse
 from slimbind.datasets import Dataset
 from slimbind.errors import UsageError
 from slimbind.evaluate import compare, inputs, memory, similarity, throughput
-from slimbind.evaluate.embedding import Progress, check_classes, silent
+from slimbind.evaluate.embedding import Progress, Steps, check_classes, silent
 from slimbind.evaluate.linear_probe import linear_probe
 from slimbind.evaluate.mixing import mixed
 from slimbind.evaluate.outcome import Beside
@@ -244,28 +244,6 @@ def _sizes(job: _Job, paths: dict[str, str]) -> Iterator[Record]:
         yield Record("size", "size on disk", one.name, settings, measures, environment=environment())
 
 
-class _Bar:
-    """Progress of one piece of work after the other, for functions that tell of their steps."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._stack = ExitStack()
-        self._advance: Callable[[float], object] = lambda amount: None
-
-    def begin(self, label: str, total: float) -> None:
-        self._stack.close()
-        self._advance = self._stack.enter_context(self._progress(label, total=total))
-
-    def advance(self, amount: float = 1) -> None:
-        self._advance(amount)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-
 def _fidelity(job: _Job) -> Iterator[Record]:
     first = job.subjects[0]
     for name in job.own:  # what the others are beside: it is as faithful, as small and as fast as itself
@@ -276,7 +254,7 @@ def _fidelity(job: _Job) -> Iterator[Record]:
         settings: dict[str, JsonValue] = {"modality": name, "engine": tower.engine, "scheme": tower.scheme}
         yield Record("fidelity", f"fidelity, {name}", first.name, settings, own, environment=environment())
     for other in job.whole[1:]:
-        with _Bar(_named(job, other)) as bar:
+        with Steps(_named(job, other)) as bar:
             for found in compare.compare(
                 first.artifact.folder,
                 other.artifact.folder,
@@ -303,7 +281,7 @@ def _speed(job: _Job) -> Iterator[Record]:
         seed=job.settings.seed,
     )
     for modality in job.own:
-        with _Bar(job.progress) as bar:
+        with Steps(job.progress) as bar:
             found = throughput.measure_in_turns(
                 [one.artifact.folder for one in job.whole],
                 modality,
@@ -318,7 +296,7 @@ def _speed(job: _Job) -> Iterator[Record]:
 def _memory(job: _Job) -> Iterator[Record]:
     for modality in job.own:
         for one in job.whole:
-            with _Bar(_named(job, one)) as bar:
+            with Steps(_named(job, one)) as bar:
                 bar.begin(f"memory of {modality}", job.settings.repeats)
                 found = memory.record(
                     one.artifact.folder,
