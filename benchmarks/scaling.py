@@ -93,7 +93,7 @@ def by_batch(name: str, args: argparse.Namespace) -> dict[str, Any]:
     for turn in range(args.rounds):
         for scheme, batch in keys if turn % 2 == 0 else reversed(keys):
             times[scheme, batch].append(seconds(sessions[scheme], x[:batch]))
-    found: dict[str, Any] = {"shape": list(x.shape[1:])}
+    found: dict[str, Any] = {"shape": list(x.shape[1:]), "rounds": args.rounds}
     for scheme in SCHEMES:
         memory = child(["--memory", name, "--scheme", scheme, "--cache", str(args.cache)], __file__)
         weights = max(file.bytes for file in artifacts[scheme].tower(modality).files)
