@@ -1,4 +1,4 @@
-"""Draws docs/accuracy.svg from recipes/mini/accuracy.json: what mini is worth against its size and that of its vectors.
+"""Draws docs/accuracy.svg from recipes/mini/accuracy.json: what mini loses by smaller towers and by shorter codes.
 
 pip install matplotlib && python benchmarks/accuracy_plot.py
 """
@@ -12,8 +12,9 @@ import matplotlib
 from accuracy_tables import result
 from environment import ROOT
 
-BLUE, PALE, RED = "#1b6ca8", "#7fa8c9", "#c8553d"
+BLUE, PALE, RED = "#1b6ca8", "#8fb4d2", "#c8553d"
 WAY = "all, text to picture"
+Series = tuple[str, str, str, dict[str, list[float] | None]]  # name, marker, colour; of each place value, low, high
 
 
 def main() -> None:
@@ -22,68 +23,61 @@ def main() -> None:
     from matplotlib import pyplot
 
     found = result()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5))
-    _schemes(left, found)
-    _codecs(right, found)
-    for side in (left, right):
-        side.grid(alpha=0.3)
-        side.set_ylabel("per cent right, with 95 % interval")
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 8))
+    _draw(upper, *_schemes(found))
+    _draw(lower, *_codecs(found))
     figure.tight_layout()
     figure.savefig(ROOT / "docs" / "accuracy.svg", metadata={"Date": None})
 
 
-def _schemes(side: Any, found: dict[str, Any]) -> None:  # noqa: ANN401  (matplotlib's axes)
-    """Size of both towers against three measures."""
+def _schemes(found: dict[str, Any]) -> tuple[dict[str, str], list[Series], str]:
+    """Each scheme's label, the smallest first, and what it loses."""
     size = {row["scheme"]: sum(row["bytes"].values()) / 2**20 for row in found["schemes"]}
-    whole = {row["scheme"]: row[WAY]["R@10"] for row in found["mix"] if row["towers"] in ("none", "both")}
-    lines = {
-        "CIFAR-10, linear probe": ("s", BLUE, {row["scheme"]: row["top-1"] for row in found["probe"]}),
-        "CIFAR-10, zero-shot, one sentence": (
-            "o",
-            RED,
-            {row["scheme"]: row["photo"]["top-1"] for row in found["schemes"]},
-        ),
-        "text to picture, R@10": ("^", PALE, whole),
-    }
-    for name, (marker, colour, told) in lines.items():
-        _points(side, [size[scheme] for scheme in told], list(told.values()), marker, colour, name)
-    for number, (scheme, mib) in enumerate(sorted(size.items(), key=lambda one: one[1])):
-        value = lines["CIFAR-10, linear probe"][2][scheme][1]
-        shift = (2, -12 - 9 * (number % 4))
-        side.annotate(scheme, (mib, 100 * value), shift, textcoords="offset points", fontsize=6, rotation=0)
-    side.set_xscale("log")
-    side.set_xlabel("MiB of both towers")
-    side.legend(loc="center right", fontsize=7)
+    labels = {name: f"{name}\n{mib:.1f}" for name, mib in sorted(size.items(), key=lambda one: one[1])}
+    whole = [row for row in found["mix"] if row["towers"] in ("none", "both")]
+    series: list[Series] = [
+        ("CIFAR-10, linear probe", "s", BLUE, {row["scheme"]: _of(row, "top-1") for row in found["probe"]}),
+        ("CIFAR-10, zero-shot", "o", RED, {row["scheme"]: _of(row["photo"], "top-1") for row in found["schemes"]}),
+        ("text to picture, R@10", "^", PALE, {row["scheme"]: _of(row[WAY], "R@10") for row in whole}),
+    ]
+    return labels, series, "scheme, and MiB of both towers"
 
 
-def _codecs(side: Any, found: dict[str, Any]) -> None:  # noqa: ANN401
-    """Bytes of a vector against retrieval."""
-    rows = [row for row in found["codecs"] if row["scheme"] == "f32"]
+def _codecs(found: dict[str, Any]) -> tuple[dict[str, str], list[Series], str]:
+    """Each codec's label, the shortest first, and what it loses where pictures are searched by texts."""
+    rows = sorted(found["codecs"], key=lambda row: row["bytes"])
     alone = [row for row in rows if "refine" not in row["codec"]]
-    kinds = {
-        "codes alone": ("o", PALE, [row for row in alone if not row["fitted"]]),
-        "codes fitted to what is asked": ("o", BLUE, [row for row in alone if row["fitted"]]),
-        "scored again by originals": ("^", RED, [row for row in rows if row not in alone and not row["fitted"]]),
-    }
-    for name, (marker, colour, chosen) in kinds.items():
-        _points(side, [row["bytes"] for row in chosen], [row[WAY]["R@10"] for row in chosen], marker, colour, name)
-        for row in chosen:
-            label = row["codec"].split(",")[0]
-            side.annotate(
-                label, (row["bytes"], 100 * row[WAY]["R@10"][0]), (4, 3), textcoords="offset points", fontsize=5
-            )
-    side.set_xscale("log")
-    side.set_xlabel("bytes for each vector")
-    side.legend(loc="lower right", fontsize=7)
+    again = [row for row in rows if "refine" in row["codec"] and not row["fitted"]]
+    labels = {row["codec"]: f"{row['codec']}\n{row['bytes']}" for row in alone}
+    series: list[Series] = [
+        ("codes alone", "o", PALE, {row["codec"]: _of(row[WAY], "R@10") for row in alone if not row["fitted"]}),
+        ("fitted to questions", "o", BLUE, {row["codec"]: _of(row[WAY], "R@10") for row in alone if row["fitted"]}),
+        ("scored again by originals", "^", RED, {row["codec"].split(",")[0]: _of(row[WAY], "R@10") for row in again}),
+    ]
+    return labels, series, "codec, and bytes for each vector: text to picture, R@10"
 
 
-def _points(side: Any, across: list[float], told: list[list[float]], marker: str, colour: str, name: str) -> None:  # noqa: ANN401
-    up = [100 * value for value, _, _ in told]
-    below = [100 * (value - low) for value, low, _ in told]
-    above = [100 * (high - value) for value, _, high in told]
-    side.errorbar(
-        across, up, yerr=[below, above], fmt=marker, color=colour, markersize=4, elinewidth=0.7, capsize=1.5, label=name
-    )
+def _of(measured: dict[str, Any], name: str) -> list[float] | None:
+    told: list[float] | None = measured.get(f"{name} difference")
+    return told
+
+
+def _draw(side: Any, labels: dict[str, str], series: list[Series], below: str) -> None:  # noqa: ANN401  (matplotlib)
+    places = {name: place for place, name in enumerate(labels)}
+    side.axhline(0, color="#888888", linewidth=0.8)
+    for number, (name, marker, colour, told) in enumerate(series):
+        known = {places[one]: value for one, value in told.items() if value is not None}
+        value, low, high = ([100 * each[n] for each in known.values()] for n in range(3))
+        errors = [[a - b for a, b in zip(value, low, strict=True)], [a - b for a, b in zip(high, value, strict=True)]]
+        across = [place + 0.18 * (number - 1) for place in known]
+        side.errorbar(
+            across, value, yerr=errors, fmt=marker, color=colour, markersize=5, linewidth=0, elinewidth=1, label=name
+        )
+    side.set_xticks(list(places.values()), list(labels.values()), fontsize=7)
+    side.set_xlabel(below)
+    side.set_ylabel("points more than float32, 95 % interval")
+    side.grid(axis="y", alpha=0.3)
+    side.legend(fontsize=7, loc="lower right")
 
 
 if __name__ == "__main__":

@@ -24,31 +24,27 @@ def schemes() -> str:
     """Zero-shot accuracy of every scheme."""
     found = result()
     head = ["scheme", "MiB"]
-    for data in ("CIFAR-10", "Fashion-MNIST"):
-        head += [f"{data}, one sentence", "to f32", "80 sentences", "to f32"]
-    rows = []
-    for row, other in zip(found["schemes"], found["fashion"], strict=True):
-        cells = [row["scheme"], f"{sum(row['bytes'].values()) / 2**20:.1f}"]
-        for told in (row["photo"], row["imagenet80"], other["photo"], other["imagenet80"]):
-            cells += [share(told, "top-1"), difference(told, "top-1")]
-        rows.append(cells)
-    return table(head, rows) + note(found)
+    rows = [[row["scheme"], f"{sum(row['bytes'].values()) / 2**20:.1f}"] for row in found["schemes"]]
+    for step, data in _run(found, ("schemes", "CIFAR-10"), ("fashion", "Fashion-MNIST")):
+        many = f"{found[step][0]['photo']['items']:,}"
+        head += [f"{data} ({many}), one sentence", "to f32", "80 sentences", "to f32"]
+        for cells, row in zip(rows, found[step], strict=True):
+            for sentences in ("photo", "imagenet80"):
+                cells += [share(row[sentences], "top-1"), difference(row[sentences], "top-1")]
+    return table(head, rows) + _note(found, "schemes", "fashion")
 
 
 def probe() -> str:
     """Linear probes on every scheme."""
     found = result()
-    size = {row["scheme"]: f"{row['bytes']['vision'] / 2**20:.1f}" for row in found["schemes"]}
-    rows = [
-        (
-            row["scheme"],
-            size[row["scheme"]],
-            *(cell(told, "top-1") for told in (row, other) for cell in (share, difference)),
-        )
-        for row, other in zip(found["probe"], found["fashion_probe"], strict=True)
-    ]
-    head = ("scheme", "pictures: MiB", "CIFAR-10", "to f32", "Fashion-MNIST", "to f32")
-    return table(head, rows) + note(found)
+    head = ["scheme", "pictures: MiB"]
+    rows = [[row["scheme"], f"{row['bytes']['vision'] / 2**20:.1f}"] for row in found["schemes"]]
+    for step, data in _run(found, ("probe", "CIFAR-10"), ("fashion_probe", "Fashion-MNIST")):
+        first = found[step][0]
+        head += [f"{data} ({first['items']:,}, fitted on {first['trained on']:,})", "to f32"]
+        for cells, row in zip(rows, found[step], strict=True):
+            cells += [share(row, "top-1"), difference(row, "top-1")]
+    return table(head, rows) + _note(found, "probe", "fashion_probe")
 
 
 def mix() -> str:
@@ -63,38 +59,29 @@ def mix() -> str:
         for data in SETS:
             cells += [" / ".join(marked(row[f"{data}, {way}"], depth) for depth in DEPTHS) for way in WAYS]
         rows.append(cells)
-    return table(head, rows) + note(found)
+    return table(head, rows) + _note(found, "mix")
 
 
 def codecs() -> str:
     """Codes of float32's vectors."""
     found = result()
-    head = (
-        "codec",
-        "fitted",
-        "bytes",
-        "text to picture",
-        "R@10 to f32",
-        "picture to text",
-        "R@10 to f32",
-        "CIFAR-10",
-        "to f32",
-    )
+    head = ["codec", "fitted", "bytes"]
+    for told in (*WAYS, "CIFAR-10"):
+        head += [told, "R@10 to f32" if told in WAYS else "to f32"]
     rows = []
     for row in _by_size(found, "f32"):
         cells = [f"`{row['codec']}`", "yes" if row["fitted"] else "no", str(row["bytes"])]
-        for way in WAYS:
-            told = row[f"all, {way}"]
-            cells += [" / ".join(_percent(told[depth][0]) for depth in DEPTHS), difference(told, "R@10")]
+        for each in (row[f"all, {way}"] for way in WAYS):
+            cells += [" / ".join(marked(each, depth) for depth in DEPTHS), difference(each, "R@10")]
         cells += [share(row["cifar"], "top-1"), difference(row["cifar"], "top-1")] if "cifar" in row else ["", ""]
         rows.append(cells)
-    return table(head, rows) + note(found)
+    return table(head, rows) + _note(found, "codecs")
 
 
 def crossed() -> str:
     """Schemes and codecs at once."""
     found = result()
-    names = list(dict.fromkeys(row["scheme"] for row in found["codecs"]))
+    names = list(dict.fromkeys(row["scheme"] for row in found["codecs"] + found["crossed"]))
     by_name = {name: _by_size(found, name) for name in names}
     head = ["codec", "fitted", "bytes"]
     for name in names:
@@ -106,11 +93,22 @@ def crossed() -> str:
         for each in together:
             cells += [both(each["cifar"], "top-1") if "cifar" in each else "", both(each[f"all, {WAYS[0]}"], "R@10")]
         rows.append(cells)
-    return table(head, rows) + note(found)
+    return table(head, rows) + _note(found, "codecs", "crossed")
+
+
+def _run(found: Measured, *steps: tuple[str, str]) -> list[tuple[str, str]]:
+    """Those of the steps that were run."""
+    return [step for step in steps if step[0] in found]
+
+
+def _note(found: Measured, *steps: str) -> str:
+    """What measured these steps, and where."""
+    commands = dict.fromkeys(found["commands"][step] for step in steps if step in found)
+    return note(found | {"command": "`, `".join(commands)})
 
 
 def _by_size(found: Measured, scheme: str) -> list[Measured]:
-    rows = [row for row in found["codecs"] if row["scheme"] == scheme]
+    rows = [row for row in found["codecs"] + found["crossed"] if row["scheme"] == scheme]
     return sorted(rows, key=lambda row: (-row["bytes"], row["codec"], row["fitted"]))
 
 
@@ -126,7 +124,7 @@ def difference(measured: Measured, name: str) -> str:
     if told is None:
         return ""
     value, low, high = told
-    text = f"{100 * value:+.1f} ± {_percent((high - low) / 2)}"
+    text = f"{round(100 * value, 1) + 0.0:+.1f} ± {_percent((high - low) / 2)}"  # + 0.0: never -0.0
     return f"**{text}**" if high < 0 else text
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import accuracy_tables
 import clip_tables
 import evaluate_tables
 import limits_tables
@@ -204,6 +205,11 @@ def scores(kind: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "accuracy_codecs": accuracy_tables.codecs,
+    "accuracy_crossed": accuracy_tables.crossed,
+    "accuracy_mix": accuracy_tables.mix,
+    "accuracy_probe": accuracy_tables.probe,
+    "accuracy_schemes": accuracy_tables.schemes,
     "clip_heatmap": clip_tables.heatmap,
     "clip_linear_probe": clip_tables.linear_probe,
     "clip_mix": clip_tables.mix,

@@ -7,7 +7,7 @@ and kept in ``--work``, results are written after each step, and ``--steps`` doe
 
   mix                      the picture tower, the text tower or both in a scheme: zero-shot and retrieval
   schemes                  zero-shot on CIFAR-10, by one sentence for each class and by the mean of eighty
-  codecs, gains            codes of the vectors of float32 and of two schemes: retrieval both ways and zero-shot
+  codecs, crossed, gains   codes of the vectors of float32, and of two schemes: retrieval both ways and zero-shot
   probe                    a linear probe on CIFAR-10
   fashion, fashion_probe   both again on Fashion-MNIST
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -42,13 +43,15 @@ from slimbind.evaluate.retrieval import Paired
 HERE = Path(__file__).parent
 REFERENCE = "f32"
 MIXES = {"pictures": (True, False), "texts": (False, True), "both": (True, True)}
+ALL = 10_000  # pictures
 DEPTHS = (1, 5, 10)
-CROSSED = ("f32", "int8-dynamic", "int4-weight")
+CROSSED = ("int8-dynamic", "int4-weight")
 CODECS = (
     "f32", "sq8", "rabitq4", "sq4", "rabitq2", "pq192x4fs", "rabitq1", "binary", "pq96x4fs",
     "sq4,refine(original)", "rabitq1,refine(original)", "binary,refine(original)", "pq96x4fs,refine(original)",
 )  # fmt: skip
 WAYS = {"text to picture": ("text", 1), "picture to text": ("vision", 0)}  # who asks, and which side of the pairs it is
+_TRIPLE = re.compile(r"\[\s+([-\d.e]+),\s+([-\d.e]+),\s+([-\d.e]+)\s+\]")  # a number with its interval, on one line
 Right = dict[str, np.ndarray]  # name -> 1 where an item was right, else 0 [n]
 Told = dict[str, Any]
 
@@ -61,30 +64,41 @@ def main() -> None:
     arguments.add_argument(
         "--work", type=Path, required=True, help="keep artifacts and vectors here, and take those there"
     )
+    arguments.add_argument("--test", type=int, default=ALL, help="pictures of a set with classes, in steps of 1000")
+    arguments.add_argument("--train", type=int, default=ALL, help="pictures to fit a linear probe on, likewise")
     arguments.add_argument("--output", type=Path, default=HERE / "accuracy.json")
     arguments.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     options = arguments.parse_args()
     (options.work / "embedded").mkdir(parents=True, exist_ok=True)
     plain = {name: scheme for name, scheme in schemes.SCHEMES.items() if not getattr(scheme, "qat_steps", 0)}
     every = {
-        name: Embedded(artifact, options.cache, options.work / "embedded")
+        name: Embedded(artifact, options.cache, options.work / "embedded", options.test, options.train)
         for name, artifact in schemes.make(options.split, options.cache, options.work, plain)
     }
     sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
     from environment import environment
 
-    record: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
     for step in options.steps:
         started = time.process_time()
+        rows = list(STEPS[step](every))
+        # Read only now: another step may have been measured beside this one.
+        record: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {}
         record |= {
             "benchmark": "mini_accuracy",
-            "command": "python recipes/mini/accuracy.py mini-split --work work",
             "environment": environment("openvino", "faiss-cpu", "scikit-learn", threads=1),
+            "commands": record.get("commands", {}) | {step: _command(step, options)},
             "sets": LABELLED | PAIRED,
+            step: rows,
         }
-        record[step] = list(STEPS[step](every))
-        options.output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        text = _TRIPLE.sub(r"[\1, \2, \3]", json.dumps(record, indent=1))
+        options.output.write_text(text + "\n", encoding="utf-8")
         print(f"{step}: {time.process_time() - started:.0f} CPU-s", flush=True)
+
+
+def _command(step: str, options: argparse.Namespace) -> str:
+    """What measures a step again, with how much is measured where that is not the usual."""
+    some = [f" --{name} {getattr(options, name)}" for name in ("test", "train") if getattr(options, name) != ALL]
+    return f"python recipes/mini/accuracy.py mini-split --work work --steps {step}{''.join(some)}"
 
 
 def told(right: Right, reference: Right | None, labels: np.ndarray | None = None) -> Told:
@@ -181,28 +195,28 @@ def searched(found: Paired, way: str, codec: str, known: Mapping[str, np.ndarray
     return {f"R@{depth}": ranks <= depth for depth in DEPTHS}
 
 
-def by_codecs(every: Mapping[str, Embedded]) -> Iterable[Told]:
+def by_codecs(names: Iterable[str], every: Mapping[str, Embedded]) -> Iterable[Told]:
     """A row for each scheme, codec, and whether it is fitted to what will be asked.
 
     Ranges and codebooks are learned from what is searched, as those of a collection are; the transform from that and
     from ``Embedded.examples``. Differences are to whole vectors of float32.
     """
-    first: dict[str, Right] = {}
-    for name in CROSSED:
+    first = _compressed(every[REFERENCE], WHOLE, fitted=False)
+    labels = every[REFERENCE].pictures("cifar", "test")[1]
+    for name in names:
         one = every[name]
         for codec in CODECS:
             for fitted in (False, True) if codec != WHOLE else (False,):
                 row: Told = {"scheme": name, "codec": codec, "fitted": fitted}
                 row["bytes"] = parse(codec, one.pairs("unseen").first.shape[1]).bytes_per_vector
-                for what, right in _compressed(one, codec, fitted).items():
-                    labels = one.pictures("cifar", "test")[1]
-                    row[what] = told(right, first.get(what), _of(what, labels))
-                    first.setdefault(what, right)
+                reference = None if (name, codec) == (REFERENCE, WHOLE) else first
+                for what, right in _compressed(one, codec, fitted=fitted).items():
+                    row[what] = told(right, reference and reference[what], _of(what, labels))
                 print(json.dumps(row), flush=True)
                 yield row
 
 
-def _compressed(one: Embedded, codec: str, fitted: bool) -> dict[str, Right]:
+def _compressed(one: Embedded, codec: str, *, fitted: bool) -> dict[str, Right]:
     found: dict[str, Right] = {}
     for way, (asking, _) in WAYS.items():
         known = {asking: one.examples[asking]} if fitted else {}
@@ -223,7 +237,7 @@ def _compressed(one: Embedded, codec: str, fitted: bool) -> dict[str, Right]:
 
 def gains(every: Mapping[str, Embedded]) -> Iterable[Told]:
     """What the transform was predicted to gain, for each scheme and what is searched; below its gate it is not used."""
-    for name in CROSSED:
+    for name in (REFERENCE, *CROSSED):
         one = every[name]
         jobs = [(f"{data}, {way}", one.pairs(data), way) for data in PAIRED for way in WAYS]
         galleries = [(what, (pairs.first, pairs.second)[1 - WAYS[way][1]], WAYS[way][0]) for what, pairs, way in jobs]
@@ -257,7 +271,8 @@ def probe(data: str, every: Mapping[str, Embedded]) -> Iterable[Told]:
 STEPS: dict[str, Callable[[Mapping[str, Embedded]], Iterable[Told]]] = {
     "mix": by_towers,
     "schemes": partial(zero_shot, "cifar"),
-    "codecs": by_codecs,
+    "codecs": partial(by_codecs, [REFERENCE]),
+    "crossed": partial(by_codecs, CROSSED),
     "gains": gains,
     "probe": partial(probe, "cifar"),
     "fashion": partial(zero_shot, "fashion"),

@@ -92,19 +92,14 @@ def shelf(cache: Path) -> Shelf:
 
 
 def cifar_pictures(cache: Path, part: str) -> tuple[list[Image.Image], np.ndarray]:
-    """CIFAR-10 pictures and their classes: ``test``; ``dev``, the first 3000 to train on; ``train``, every fifth."""
+    """CIFAR-10 pictures and their classes: the ``test`` set, the ``train`` set, or ``dev``, the first 3000 of it."""
     sheets = {"test": ["test_batch"], "dev": ["data_batch_1"]}.get(part, [f"data_batch_{n}" for n in range(1, 6)])
-    chosen = {"test": slice(None), "dev": slice(3000), "train": slice(None, None, 5)}[part]
-    truth = json.loads(member("cifar", "test_lables.json" if part == "test" else "train_lables.json", cache))
-    pixels = np.concatenate(
-        [
-            np.asarray(Image.open(io.BytesIO(member("cifar", f"{sheet}.png", cache))).convert("RGB")).reshape(
-                -1, 32, 32, 3
-            )[chosen]
-            for sheet in sheets
-        ]
-    )
-    return [Image.fromarray(picture) for picture in pixels], np.array(truth[: 10_000 * len(sheets)])[chosen]
+    drawn = [Image.open(io.BytesIO(member("cifar", f"{sheet}.png", cache))).convert("RGB") for sheet in sheets]
+    pixels = np.concatenate([np.asarray(sheet).reshape(-1, 32, 32, 3) for sheet in drawn])
+    pixels = pixels[:3000] if part == "dev" else pixels
+    labels = "test_lables.json" if part == "test" else "train_lables.json"
+    truth = np.array(json.loads(member("cifar", labels, cache)))[: len(pixels)]
+    return [Image.fromarray(picture) for picture in pixels], truth
 
 
 def cifar(cache: Path, part: str) -> tuple[np.ndarray, np.ndarray]:

@@ -2,17 +2,19 @@
 
 Nothing that is measured on was trained on: the test pictures of CIFAR-10 and of Fashion-MNIST; and pictures with names,
 which are drawings of concepts that were kept out, photographs, and emoji of a vendor that was kept out. Linear probes
-learn from 10,000 of the training pictures of both sets, evenly spread. What codes are fitted to is none of these: texts
-that people ask, and pictures of concepts that were trained on.
+learn from training pictures of both sets. What codes are fitted to is none of these: texts that people ask, and
+pictures of concepts that were trained on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache as remembered
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sets
@@ -25,9 +27,8 @@ from slimbind import datasets
 from slimbind.artifact import Artifact
 from slimbind.bulk.prompts import PROMPTS
 from slimbind.datasets.idx import FASHION
-from slimbind.evaluate.embedding import embed_labelled
 from slimbind.evaluate.retrieval import Paired, embed_pairs
-from slimbind.evaluate.templates import SETS
+from slimbind.evaluate.templates import SETS, fill
 from slimbind.evaluate.zero_shot import describe_classes, spoken_name
 
 LABELLED = {"cifar": "CIFAR-10", "fashion": "Fashion-MNIST"}
@@ -37,7 +38,7 @@ PAIRED = {
     "emoji": "OpenMoji, a vendor kept out",
 }
 SENTENCES = ("photo", "imagenet80")
-TRAINED_ON = 10_000  # pictures for a probe
+STEP = 1000  # pictures that are embedded at a time
 NAMES = {"cifar": list(CIFAR_CLASSES), "fashion": [spoken_name(one) for one in FASHION]}
 Arrays = dict[str, np.ndarray]
 
@@ -50,25 +51,32 @@ class Embedded:
         artifact: what embeds; float32 and all others take the same items.
         cache: of what is downloaded and drawn.
         folder: of the embeddings, named by set and encoder.
+        test: how many pictures of a set with classes are measured on.
+        train: how many of its training pictures linear probes learn from.
     """
 
     artifact: Artifact
     cache: Path
     folder: Path
+    test: int
+    train: int
 
     def pictures(self, name: str, part: str) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors ``[n, dim]`` and classes ``[n]`` of the ``train`` or ``test`` pictures of a set with classes."""
+        """Vectors ``[n, dim]`` and classes ``[n]`` of the ``train`` or ``test`` pictures of a set with classes.
 
+        They are evenly spread over the set and embedded in steps of ``STEP``, so that more can be added later.
+        """
+        items = self.train if part == "train" else self.test
+        steps = [self._step(name, part, number) for number in range(items // STEP)]
+        return np.concatenate([step["vectors"] for step in steps]), np.concatenate([step["labels"] for step in steps])
+
+    def _step(self, name: str, part: str, number: int) -> Arrays:
         def make(model: slimbind.Model) -> Arrays:
-            if name == "fashion":
-                data = datasets.open(fashion(self.cache), split=part)
-                found = embed_labelled(model, data, samples=TRAINED_ON if part == "train" else None)
-                return {"vectors": found.vectors, "labels": found.labels}
-            images, labels = _cifar(self.cache, part)
-            return {"vectors": model.embed(images, "vision"), "labels": labels}
+            images, labels = _labelled(name, self.cache, part)
+            stride = len(images) // STEP
+            return {"vectors": model.embed(images[number::stride], "vision"), "labels": labels[number::stride]}
 
-        kept = self._kept(f"{name}-{part}", ("vision",), make)
-        return kept["vectors"], kept["labels"]
+        return self._kept(f"{name}-{part}-{number}", ("vision",), make)
 
     def classes(self, name: str, sentences: str) -> np.ndarray:
         """The vector of each class ``[classes, dim]``, by a set of sentences."""
@@ -95,13 +103,13 @@ class Embedded:
         """What codes are fitted to where a modality asks: texts, as `slimbind index` takes them, and pictures."""
 
         def texts(model: slimbind.Model) -> Arrays:
-            return {"vectors": model.embed(PROMPTS, "text")}
+            return {"vectors": model.embed(_prompts(self.cache), "text")}
 
         def pictures(model: slimbind.Model) -> Arrays:
             return {"vectors": model.embed(_learned(self.cache), "vision")}
 
         return {
-            "text": self._kept("prompts", ("text",), texts)["vectors"],
+            "text": self._kept("asked", ("text",), texts)["vectors"],
             "vision": self._kept("learned", ("vision",), pictures)["vectors"],
         }
 
@@ -124,8 +132,24 @@ class Embedded:
 
 
 @remembered
-def _cifar(cache: Path, part: str) -> tuple[list[Image.Image], np.ndarray]:
-    return cifar_pictures(cache, part)
+def _labelled(name: str, cache: Path, part: str) -> tuple[Sequence[Any], np.ndarray]:
+    if name == "cifar":
+        return cifar_pictures(cache, part)
+    samples = list(datasets.open(fashion(cache), split=part))
+    return [sample.data for sample in samples], np.array([sample.label for sample in samples])
+
+
+@remembered
+def _prompts(cache: Path) -> list[str]:
+    """What people ask, without what the sets ask themselves."""
+    asked = {_plain(fill(sentence, name)) for names in NAMES.values() for name in names for sentence in SETS["photo"]}
+    for name in PAIRED:
+        asked |= {_plain(str(sample.other)) for sample in datasets.open(draw(name, cache))}
+    return [prompt for prompt in PROMPTS if _plain(prompt) not in asked]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^(a|an|the) ", "", text.lower().strip(" ."))
 
 
 @remembered
