@@ -9,6 +9,7 @@ Needs Chromium and `pip install "slimbind[dev]"`. Writes docs/similarity.png and
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import sys
 import tempfile
@@ -18,11 +19,13 @@ from PIL import Image
 
 import slimbind
 from environment import ROOT
+from slimbind import datasets
 from slimbind.evaluate.record import Record
 from slimbind.evaluate.report import write_html
 from slimbind.evaluate.report.picture import write_png
 from slimbind.evaluate.side_by_side import Settings, Tasks, side_by_side
 from slimbind.evaluate.similarity import shipped, similarity
+from slimbind.media.samples import captioned
 from slimbind.quantize.distributions import activations
 
 sys.path.insert(0, str(ROOT / "tests" / "evaluate" / "report"))
@@ -60,9 +63,18 @@ def main() -> None:
 
 
 def compared(split: Path, small: Path) -> list[Record]:
-    """What `slimbind eval compare` finds in a minute, with more rows in the heat maps."""
-    tasks = Tasks(speed=False, memory=False, similarity=False)
-    found = side_by_side([split, small], tasks=tasks, settings=Settings(samples=16), mix=True)
+    """What `slimbind eval compare` finds in a minute, with more rows in the heat maps.
+
+    The pairs are the photographs and drawings that come with slimbind, and what each shows by its name.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        table = Path(name) / "photographs.csv"
+        shown = captioned("vision")
+        with open(table, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("image", "caption"), *shown])
+        pairs = datasets.open(table, root=shown[0][0].parents[1])
+        tasks = Tasks(speed=False, memory=False, similarity=False, retrieval=pairs)
+        found = side_by_side([split, small], tasks=tasks, settings=Settings(samples=16), mix=True)
     rows, columns = shipped(ROWS)
     with slimbind.load(small) as model, slimbind.load(split) as reference:
         names = {"name": small.name, "reference_name": split.name, "title": "photographs and what they show"}
