@@ -2,7 +2,7 @@
 
 pip install matplotlib && python benchmarks/clip_plot.py
 
-docs/clip-layers.svg: the distributions of weights and inputs of each layer, as Figures 1 and 4 of the report "Dynamic
+docs/clip-layers.png: the distributions of weights and inputs of each layer, as Figures 1 and 4 of the report "Dynamic
 quantization of CLIP" show them. docs/clip-similarity.png: similarity before and after, as its Figure 3.
 """
 
@@ -25,42 +25,47 @@ from slimbind.evaluate.report.picture import write_png
 DOCS = ROOT / "docs"
 PANELS = (
     ("weight", "plain", "weights"),
-    ("input", "plain", "inputs, plain weights"),
-    ("input", "balanced", "inputs, with outlier channels"),
+    ("channels", "plain", "largest input of each channel"),
+    ("channels", "balanced", "the same, with outlier channels"),
 )
 TOWERS = {"vision": "picture tower", "text": "text tower"}
 SITES = ("stem", "qkv", "out", "fc1", "fc2", "proj")
-BANDS = ((0, 6, 0.6, "#c8553d"), (1, 5, 1.6, "#6fa3c7"), (2, 4, 3.2, "#1b6ca8"))  # ends of SHARES, width, colour
+# Ends, width and colour of what is drawn: of a weight's SHARES, and of channels from the quietest to the loudest.
+BANDS = {
+    "weight": ((0, 6, 0.6, "#c8553d"), (1, 5, 1.6, "#6fa3c7"), (2, 4, 3.2, "#1b6ca8")),
+    "channels": ((0, 4, 0.6, "#c8553d"), (1, 3, 3.2, "#1b6ca8")),
+}
 SHOWN = ("report", "int8-dynamic")
 WIDTH = 1100
 
 
 def main() -> None:
     rows = read("clip_report")["rows"]
-    draw_layers(rows, DOCS / "clip-layers.svg")
+    draw_layers(rows, DOCS / "clip-layers.png")
     draw_similarity(rows, DOCS / "clip-similarity.png")
 
 
 def draw_layers(rows: dict[str, Any], path: Path) -> None:
     """A panel for each tower and set of weights, a stroke for each layer, first to last."""
-    matplotlib.use("svg")
-    matplotlib.rcParams |= {"svg.hashsalt": "slimbind", "svg.fonttype": "none", "font.size": 8}
+    matplotlib.use("agg")
+    matplotlib.rcParams |= {"font.size": 8}
     from matplotlib import pyplot
 
     figure, sides = pyplot.subplots(len(TOWERS), len(PANELS), figsize=(11, 5.4))
     for across, (tower, said) in zip(sides, TOWERS.items(), strict=True):
         for side, (what, weights, title) in zip(across, PANELS, strict=True):
             layers = sorted(rows[f"layers/{weights}"][tower], key=lambda layer: _place(layer["name"]))
-            for first, last, width, colour in BANDS:
+            for first, last, width, colour in BANDS[what]:
                 ends = [[layer[what][end] for layer in layers] for end in (first, last)]
                 side.vlines(range(len(layers)), *ends, colors=colour, linewidth=width)
-            if what == "input":
-                side.set_yscale("symlog", linthresh=1)
+            if what == "channels":
+                side.set_yscale("log")
+                side.sharey(across[1])
             side.set_title(f"{said}: {title}", fontsize=8)
             side.set_xlabel("layer, first to last", fontsize=7)
             side.grid(alpha=0.3, axis="y")
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=120, metadata={"Software": "slimbind"})
 
 
 def _place(name: str) -> tuple[int, int]:

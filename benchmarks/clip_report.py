@@ -129,7 +129,14 @@ def _told(record: Record) -> dict[str, Any]:
         return told
     told["settings"] = {key: value for key, value in record.settings.items() if isinstance(value, int | list)}
     kept = ("rows", "columns", "scores", "reference")
-    return told | {"details": {key: record.details[key] for key in kept if key in record.details}}
+    return told | {"details": {key: _short(record.details[key]) for key in kept if key in record.details}}
+
+
+def _short(told: Any) -> Any:  # noqa: ANN401  (JSON)
+    """Numbers in four digits, which is more than a figure shows."""
+    if isinstance(told, list):
+        return [_short(one) for one in told]
+    return float(f"{told:.4g}") if isinstance(told, float) else told
 
 
 def pictures(folder: Path, cache: Path, part: str, count: int) -> datasets.Dataset:
@@ -167,16 +174,15 @@ def _root() -> Path:
 
 
 def _layer(told: dict[str, Any]) -> dict[str, Any]:
-    kept = {
-        key: told[key] for key in ("name", "one scale dB", "scale per row dB", "weight dB", "ratio", "loud channels")
-    }
-    return kept | {what: shares(told[what]["edges"], told[what]["counts"]) for what in ("weight", "input")}
+    kept = ("name", "one scale dB", "scale per row dB", "weight dB", "ratio", "loud channels", "channels")
+    weight = shares(told["weight"]["edges"], told["weight"]["counts"])
+    return {key: _short(told[key]) for key in kept} | {"weight": weight}
 
 
 def shares(edges: Sequence[float], counts: Sequence[int]) -> list[float]:
     """Below which values the shares ``SHARES`` of a histogram lie."""
     total = np.concatenate([[0.0], np.cumsum(counts)]) / max(1, sum(counts))
-    return [float(np.interp(share, total, edges)) for share in SHARES]
+    return [_short(float(np.interp(share, total, edges))) for share in SHARES]
 
 
 def main() -> None:

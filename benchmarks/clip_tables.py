@@ -73,7 +73,7 @@ def linear_probe() -> str:
                         _points(found, "top-1"),
                     )
                 )
-    head = ("weights", "picture tower", "MiB", "linear probe, CIFAR-10", "less the float tower's, in points")
+    head = ("weights", "picture tower", "MiB", "linear probe, CIFAR-10", "difference to float, points")
     return table(head, rows) + note(result)
 
 
