@@ -60,10 +60,12 @@ def draw_layers(rows: dict[str, Any], path: Path) -> None:
                 side.vlines(range(len(layers)), *ends, colors=colour, linewidth=width)
             if what == "channels":
                 side.set_yscale("log")
-                side.sharey(across[1])
             side.set_title(f"{said}: {title}", fontsize=8)
             side.set_xlabel("layer, first to last", fontsize=7)
             side.grid(alpha=0.3, axis="y")
+        ends = [side.get_ylim() for side in across[1:]]
+        for side in across[1:]:  # to be looked at beside each other
+            side.set_ylim(min(low for low, _ in ends), max(high for _, high in ends))
     figure.tight_layout()
     figure.savefig(path, dpi=120, metadata={"Software": "slimbind"})
 
