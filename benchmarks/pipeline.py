@@ -1,6 +1,6 @@
 """What does the pipeline around a model cost: from the start of a process, and from files on disk, to vectors?
 
-    pip install "slimbind[build]" transformers        # transformers to write the model as the peers read it
+    pip install "slimbind[build,onnx]" transformers   # transformers to write the model as fastembed reads it
     python benchmarks/pipeline.py --steps install,make,damaged
     taskset -c 0 python benchmarks/pipeline.py --steps one
     taskset -c 0,1 python benchmarks/pipeline.py --steps two
@@ -17,7 +17,7 @@ backwards. Files are in the page cache, nothing asks a network.
   or sentence: seconds, processor seconds, the most memory the process held. Then, warm, from files to vectors:
   photographs of 1 MP (every tenth a PNG) and of 12 MP, sentences. Then the cosine to open_clip's vectors, and by how
   much they change with the size of the batch (1 or 8).
-- ``two``: the same on two cores, by the clock too.
+- ``two``: the same on two cores, by the clock (processes that fastembed starts are not in its processor time).
 """
 
 from __future__ import annotations
@@ -144,7 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", default="install,make,damaged,one")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=Path("slimbind-pipeline"), help="for environments, models, files")
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/slimbind-pipeline"), help="for environments, models, files"
+    )
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "benchmarks" / "results" / "pipeline.json")
     args = parser.parse_args()
     work = args.work.resolve()

@@ -81,4 +81,5 @@ def rate(found: Result, name: str, load: str, per: str) -> str:
 
 def noted(result: Result, step: str) -> str:
     """The note under a table, with the environment of its own step."""
-    return note({"environment": result[step]["environment"], "command": f"{result['command']} --steps {step}"})
+    command = f"{result['command']} --steps {step}"
+    return note({**result, "environment": result[step]["environment"], "command": command})

@@ -18,6 +18,7 @@ import accuracy_tables
 import clip_tables
 import evaluate_tables
 import limits_tables
+import pipeline_tables
 import quantize_tables
 import scaling_tables
 import search_tables
@@ -180,6 +181,12 @@ def limits(kind: str) -> str:
     return table(*getattr(limits_tables, kind)(result)) + note(result)
 
 
+def pipeline(kind: str) -> str:
+    """The pipeline around a model, beside others."""
+    found: str = getattr(pipeline_tables, kind)(read("pipeline"))
+    return found
+
+
 def scaling(kind: str) -> str:
     """Towers by batch, collections by size."""
     result = read("scaling")
@@ -229,6 +236,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "mini": mini,
     "mini_schemes": mini_schemes,
     "peers": quantize_tables.peers,
+    "pipeline_cold": partial(pipeline, "cold"),
+    "pipeline_install": partial(pipeline, "install"),
+    "pipeline_vectors": partial(pipeline, "vectors"),
+    "pipeline_warm": partial(pipeline, "warm"),
     "qat": qat,
     "quantize": quantize_tables.quantize,
     "quantize_memory": quantize_tables.quantize_memory,
