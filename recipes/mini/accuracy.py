@@ -1,6 +1,6 @@
 """What does making mini smaller cost in accuracy, on real pictures? Every scheme and codec, into `accuracy.json`.
 
-    python recipes/mini/split.py mini-split && python recipes/mini/accuracy.py mini-split --work work    (two CPU hours)
+    python recipes/mini/split.py mini-split && python recipes/mini/accuracy.py mini-split --work work    (over an hour)
 
 Artifacts are made as `schemes.py` makes them; sets and what each holds are in `embedded.py`. Vectors are computed once
 and kept in ``--work``, results are written after each step, and ``--steps`` does some of them again:
@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import schemes
-from embedded import LABELLED, NAMES, PAIRED, SENTENCES, Embedded
+from embedded import LABELLED, NAMES, PAIRED, SENTENCES, STEP, Embedded
 
 from slimbind.codecs import transform
 from slimbind.codecs.spec import parse
@@ -64,8 +64,8 @@ def main() -> None:
     arguments.add_argument(
         "--work", type=Path, required=True, help="keep artifacts and vectors here, and take those there"
     )
-    arguments.add_argument("--test", type=int, default=ALL, help="pictures of a set with classes, in steps of 1000")
-    arguments.add_argument("--train", type=int, default=ALL, help="pictures to fit a linear probe on, likewise")
+    arguments.add_argument("--test", type=_thousands, default=ALL, help="pictures of a set with classes, in thousands")
+    arguments.add_argument("--train", type=_thousands, default=ALL, help="pictures to fit a linear probe on, likewise")
     arguments.add_argument("--output", type=Path, default=HERE / "accuracy.json")
     arguments.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     options = arguments.parse_args()
@@ -93,6 +93,12 @@ def main() -> None:
         text = _TRIPLE.sub(r"[\1, \2, \3]", json.dumps(record, indent=1))
         options.output.write_text(text + "\n", encoding="utf-8")
         print(f"{step}: {time.process_time() - started:.0f} CPU-s", flush=True)
+
+
+def _thousands(text: str) -> int:
+    if not text.isdigit() or not int(text) or int(text) % STEP:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of thousands, such as {STEP}")
+    return int(text)
 
 
 def _command(step: str, options: argparse.Namespace) -> str:

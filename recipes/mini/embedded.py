@@ -74,6 +74,8 @@ class Embedded:
         def make(model: slimbind.Model) -> Arrays:
             images, labels = _labelled(name, self.cache, part)
             stride = len(images) // STEP
+            if number >= stride:
+                raise ValueError(f"{name} has {len(images)} {part} pictures, no more")
             return {"vectors": model.embed(images[number::stride], "vision"), "labels": labels[number::stride]}
 
         return self._kept(f"{name}-{part}-{number}", ("vision",), make)
