@@ -9,7 +9,7 @@ from typing import Any
 from markdown import note, table
 
 MB = 1e6
-LOADS = {"1 MP": "photographs of 1 MP", "12 MP": "of 12 MP", "texts": "sentences"}
+LOADS = {"1 MP": "photographs of 1 MP", "12 MP": "photographs of 12 MP", "texts": "sentences"}
 Result = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ def warm(result: Result) -> str:
     """From files to vectors: items per processor second on one core and, where it was measured, by the clock on two."""
     one, two = result["one"], result.get("two", {"rows": {}})
     loads = list(one["items"])
-    head = ["items per second (range)", *(f"{LOADS[load]}, per CPU-second" for load in loads)]
+    head = ["items per second (range)", *(f"{one['items'][load]} {LOADS[load]}, per CPU-second" for load in loads)]
     head += [f"{LOADS[load]}, two cores" for load in loads] if two["rows"] else []
     rows = []
     for name in dict.fromkeys([*two["rows"], *one["rows"]]):
