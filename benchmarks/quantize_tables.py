@@ -115,7 +115,8 @@ def peers() -> str:
         for name in dict.fromkeys(name for row in three for name in row["tools"]):
             each = [row["tools"].get(name, {}) for row in three]
             told = next((one for one in each if one and "error" not in one), {"error": ""})
-            rows.append((name, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
+            named = f"{name} *" if told.get("earlier") else name
+            rows.append((named, _number(told.get("mib"), 0), _times(told), *map(_cosines, each)))
         depth = three[0]["depth"]
         head = (f"{modality}, {depth} blocks", "MiB", "speed", *(_WEIGHTS[weights] for weights in sets))
         tables.append(table(head, rows) + _same(three))
@@ -125,9 +126,14 @@ def peers() -> str:
 def _same(rows: list[dict[str, Any]]) -> str:
     """How far slimbind's plain tower is from the reference of the same weights, where both were in the run."""
     told = [row["tools"][PLAIN]["difference"] for row in rows if PLAIN in row["tools"]]
-    if not told:
-        return ""
-    return f"\nThe greatest difference of {PLAIN}, from the reference, in any number of any vector: {max(told):.0e}.\n"
+    said = ""
+    if told:
+        said += (
+            f"\nThe greatest difference of {PLAIN}, from the reference, in any number of any vector: {max(told):.0e}.\n"
+        )
+    if any(tool.get("earlier") for row in rows for tool in row["tools"].values()):
+        said += f"\n\\* and the last column: an earlier run, against {PLAIN}.\n"
+    return said
 
 
 def cold_start() -> str:
