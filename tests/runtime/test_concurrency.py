@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -297,6 +298,24 @@ def test_a_process_forked_while_others_work_does_not_wait_for_them(toy_artifact)
         "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
     subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such signals")
+def test_ctrl_c_after_another_thread_closed_what_this_one_opened_is_no_crash(toy_artifact):
+    """The engine frees a stack for signals that the thread which opened the tower would then use."""
+    code = (
+        "import gc, signal, sys, threading, time, slimbind\n"
+        "model = slimbind.load(sys.argv[1], threads=2)\n"
+        "model.embed(['red'], 'text')\n"
+        "closing = threading.Thread(target=model.close)\n"
+        "closing.start(); closing.join(); gc.collect()\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "try:\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0.05); time.sleep(30)\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(toy_artifact)], timeout=120).returncode == 7
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="threads are counted in /proc")

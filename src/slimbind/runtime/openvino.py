@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from threading import Lock, Thread
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ _PRECISION = {"f32": "f32", "f16": "f16", "bf16": "bf16", "int8-static": "f32", 
 _OTHER_PRECISION = "bf16"
 # Handing freed memory back to the system takes about a millisecond: worth it after so many seconds of computing.
 _SETTLE_AFTER = 0.05
+_T = TypeVar("_T")
 
 
 class _Stream:
@@ -133,17 +135,40 @@ class OpenVino:
         if "group_size" in entry.config:  # 0: leave the inputs of 8- and 4-bit weights alone, which is not the default
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = int(entry.config["group_size"])
         try:
-            core = ov.Core()
-            core.set_property({"ENABLE_MMAP": True})
             # Some weights are repacked here already, others when they first run.
             with dropping_pages(files):
-                compiled = core.compile_model(core.read_model(path), "CPU", settings)
+                compiled = _in_a_thread_of_its_own(lambda: _compiled(ov, path, settings))
             drop_file_pages(files)
         except (RuntimeError, TypeError, ValueError) as error:
             raise EngineError(
                 f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
             ) from error
         return OpenVinoSession(compiled, files, options.streams)
+
+
+def _compiled(ov: Any, path: Path, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+    core = ov.Core()
+    core.set_property({"ENABLE_MMAP": True})
+    return core.compile_model(core.read_model(path), "CPU", settings)
+
+
+def _in_a_thread_of_its_own(task: Callable[[], _T]) -> _T:
+    """The result of ``task``, done by a thread that then ends.
+
+    OpenVINO's CPU plugin gives the thread that makes it a stack for signals, and frees it when the plugin goes, in
+    whatever thread that happens. Had the main thread opened a tower that another one closes, because it was idle for
+    long, the next Ctrl-C would be a segmentation fault.
+    """
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(task())
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, name="slimbind-open", daemon=True).start()
+    return done.result()
 
 
 def _infer(request: Any, batch: NDArray[np.generic], *, alone: bool) -> NDArray[np.float32]:  # noqa: ANN401
