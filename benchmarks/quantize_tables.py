@@ -165,6 +165,17 @@ def cold_start() -> str:
     return table(head, rows) + f"\nMedians of {result['rounds']} rounds.\n" + note(result)
 
 
+def cold_start_short() -> str:
+    """The same for the front page: what people wait for, and what it takes."""
+    result = read("cold_start")
+    rows = [
+        (row["row"], f"{row['disk_mib']:.0f}", f"{row['cached_seconds']:.1f}", f"{row['peak_mib']:.0f}", _cosines(row))
+        for row in result["rows"]
+    ]
+    head = ("opened", "files, MiB", "first vector after, s", "most memory, MiB", "cosine mean / min")
+    return table(head, rows) + note(result)
+
+
 def split() -> str:
     """What taking a checkpoint apart costs."""
     result = read("split")

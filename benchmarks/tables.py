@@ -223,6 +223,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clip_peers_text": partial(clip_tables.peers, "text"),
     "clip_peers_vision": partial(clip_tables.peers, "vision"),
     "cold_start": quantize_tables.cold_start,
+    "cold_start_short": quantize_tables.cold_start_short,
     "collection": collection,
     "crash": crash,
     "evaluate": evaluate,
