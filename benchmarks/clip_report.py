@@ -10,8 +10,8 @@ over linear layers, PyTorch's eager mode) and by slimbind's schemes. What random
 - Table 1 (``probe``): logistic regression on embeddings of CIFAR-10. They are features as random networks give them;
   the accuracy is real, and so is what quantization changes of it.
 - Table 2 (``mix``): text and picture retrieval with a prompt template, where the picture tower alone, the text tower
-  alone, or both are quantized. Random towers agree on nothing but themselves, so the truth is what the float model
-  finds first: R@1 is the share of queries to which the quantized model gives the same first answer.
+  alone, or both are quantized. Random towers agree on nothing but themselves, so two items belong together if one
+  finds the other first in float, where R@1 is 1 by that.
 - Figure 3 (``heatmap``): similarity of photographs and sentences, before and after.
 - Figures 1 and 4 (``layers``): distributions of the weights and inputs of each layer.
 
