@@ -193,6 +193,33 @@ def test_pages_that_could_be_changed_but_were_not_are_dropped(tmp_path):
         assert bytes(view) == first
 
 
+def test_nobody_ends_a_mapping_between_the_look_for_it_and_the_dropping(monkeypatch, tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    looked, ended = threading.Event(), threading.Event()
+    find = memory._mappings
+
+    def slow():
+        found = find()
+        looked.set()
+        assert not ended.wait(0.2)  # the addresses that were found are still this file's
+        return found
+
+    def end():
+        looked.wait()
+        with memory.unmapping():
+            ended.set()
+
+    monkeypatch.setattr(memory, "_mappings", slow)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        assert mapped[0] == 0
+        other = threading.Thread(target=end)
+        other.start()
+        assert memory.drop_file_pages([path]) >= 1 << 20
+        other.join(timeout=10)
+    assert ended.is_set()
+
+
 def test_elsewhere_they_do_nothing(monkeypatch, tmp_path):
     memory._libc.cache_clear()
     monkeypatch.setattr(sys, "platform", "sunos5")

@@ -16,7 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+
+from slimbind.runtime.forks import renew_after_fork
 
 _MADV_DONTNEED = 4
 _PAGE_KIB = 1024
@@ -71,6 +73,37 @@ def drop_file_pages(files: Iterable[Path]) -> int:
     if libc is None or not hasattr(libc, "madvise"):
         return 0
     real = {str(file.resolve()) for file in files}  # a cache of downloads keeps files elsewhere, behind links
+    with _addresses.lock:
+        return _drop(libc, real)
+
+
+@contextmanager
+def unmapping() -> Iterator[None]:
+    """Around whatever may end the mapping of a file whose pages are dropped: a session's end, a model's.
+
+    Between the look at where a file is mapped and the dropping, the mapping could go and another thread be given its
+    addresses; what it has written there by then would be gone.
+    """
+    with _addresses.lock:
+        yield
+
+
+class _Addresses:
+    """Who may look for mappings and rely on them, or end them: one at a time."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See ``forks``."""
+        self.lock = Lock()
+
+
+_addresses = _Addresses()
+
+
+def _drop(libc: ctypes.CDLL, real: set[str]) -> int:
     found = [mapping for mapping in _mappings() if mapping[3] in real]
     # A private mapping that may be written to (PyTorch has all weights in one) could hold changed pages, and dropping
     # those would lose the changes.

@@ -13,7 +13,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, OUTPUT, Options, files_of, single_file
-from slimbind.runtime.memory import drop_file_pages, trim_heap
+from slimbind.runtime.memory import drop_file_pages, trim_heap, unmapping
 
 
 class OnnxSession:
@@ -40,7 +40,8 @@ class OnnxSession:
 
     def close(self) -> None:
         """See ``Session.close``."""
-        self._session = None
+        with unmapping():
+            self._session = None
 
 
 class OnnxRuntime:

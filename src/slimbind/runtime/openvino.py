@@ -18,7 +18,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError
 from slimbind.runtime import quiet
 from slimbind.runtime.engine import INPUT, Options, files_of, single_file
-from slimbind.runtime.memory import drop_file_pages, dropping_pages, trim_heap
+from slimbind.runtime.memory import drop_file_pages, dropping_pages, trim_heap, unmapping
 
 # How a scheme's weights are computed with. "f16" is OpenVINO's word for "the CPU's own 16-bit type": bf16 on x86 with
 # AVX512-BF16 or AMX, f16 on ARM; f32 where there is none.
@@ -90,7 +90,7 @@ class OpenVinoSession:
 
     def close(self) -> None:
         """See ``Session.close``; waits for batches that are running."""
-        with self._all():
+        with self._all(), unmapping():
             for stream in self._streams:
                 stream.request = None
             del self._compiled
@@ -137,8 +137,10 @@ class OpenVino:
         try:
             # Some weights are repacked here already, others when they first run.
             with dropping_pages(files):
-                compiled = _in_a_thread_of_its_own(lambda: _compiled(ov, path, settings))
+                model_read, compiled = _in_a_thread_of_its_own(lambda: _compiled(ov, path, settings))
             drop_file_pages(files)
+            with unmapping():
+                del model_read
         except (RuntimeError, TypeError, ValueError) as error:
             raise EngineError(
                 f"OpenVINO cannot open {path}: {_first_line(error)}", hint="export the artifact again"
@@ -146,10 +148,12 @@ class OpenVino:
         return OpenVinoSession(compiled, files, options.streams)
 
 
-def _compiled(ov: Any, path: Path, settings: dict[str, Any]) -> Any:  # noqa: ANN401
+def _compiled(ov: Any, path: Path, settings: dict[str, Any]) -> tuple[Any, Any]:  # noqa: ANN401
+    """The model as it was read, which holds the file mapped, and as it was compiled."""
     core = ov.Core()
     core.set_property({"ENABLE_MMAP": True})
-    return core.compile_model(core.read_model(path), "CPU", settings)
+    model = core.read_model(path)
+    return model, core.compile_model(model, "CPU", settings)
 
 
 def _in_a_thread_of_its_own(task: Callable[[], _T]) -> _T:

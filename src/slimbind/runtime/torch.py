@@ -22,7 +22,7 @@ from slimbind.artifact import ModelInfo, TowerEntry
 from slimbind.errors import EngineError, MissingExtraError, UsageError
 from slimbind.runtime.device import Device
 from slimbind.runtime.engine import INPUT, Options, files_of, single_file
-from slimbind.runtime.memory import drop_file_pages
+from slimbind.runtime.memory import drop_file_pages, unmapping
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +90,8 @@ class TorchSession:
 
     def close(self) -> None:
         """See ``Session.close``."""
-        self._tower = None
+        with unmapping():
+            self._tower = None
         drop_file_pages(self._files)
         if self._on_card:
             import torch
