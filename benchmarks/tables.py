@@ -107,6 +107,7 @@ def collection() -> str:
         ("first search of a process", f"{told['first_search_ms']:.0f} ms", ""),
         (f"search ({told['stats']['method']}; recall@10 {told['recall_at_10']})", f"{told['search_ms']:.1f} ms", ""),
         ("... where a fifth of the items count", f"{told['search_where_a_fifth_ms']:.0f} ms", ""),
+        ("... the same filter again", f"{told['search_where_again_ms']:.1f} ms", ""),
         ("... 1000 at once", f"{told['search_batch_of_1000_queries_per_second']:.0f} per second", ""),
         ("verify", f"{told['verify_seconds']:.1f} s", ""),
         ("delete a tenth of the items", f"{told['delete_a_tenth_seconds']:.1f} s", ""),
