@@ -1,10 +1,12 @@
 """The same numbers as torchmetrics gives on the same inputs, beside scikit-learn and SciPy in the other tests.
 
-torchmetrics imports torchvision where that is installed, and fails where it was built for another torch: then there is
-nothing to compare with. It has no Brier score, which is its mean squared error of probabilities.
+It has no Brier score, which is its mean squared error of probabilities.
 """
 
 from __future__ import annotations
+
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,16 +15,12 @@ import torch
 from slimbind.evaluate.calibration import brier_score, calibration_error
 from slimbind.evaluate.metrics import Positives, class_mean_of, confusion, rank
 
-try:
-    from torchmetrics.functional import mean_squared_error
-    from torchmetrics.functional.classification import (
-        binary_calibration_error,
-        multiclass_accuracy,
-        multiclass_confusion_matrix,
-    )
-    from torchmetrics.functional.retrieval import retrieval_hit_rate, retrieval_reciprocal_rank
-except (ImportError, RuntimeError) as error:
-    pytest.skip(f"torchmetrics cannot be imported: {error}", allow_module_level=True)
+# torchmetrics imports torchvision where that is installed.
+NAMED = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "torchvision_cpu.py"))
+NAMED["name_operators"]()
+functional = pytest.importorskip("torchmetrics.functional")
+classification = pytest.importorskip("torchmetrics.functional.classification")
+retrieval = pytest.importorskip("torchmetrics.functional.retrieval")
 
 
 def unit(random, *shape):
@@ -41,9 +39,9 @@ def test_recall_and_ranks_with_several_right_items():
     # Above zero: what has a score below is never found by its reciprocal rank.
     scores, target = torch.from_numpy(queries @ gallery.T + 2), torch.from_numpy(right)
     for k in (1, 5, 10):
-        hits = [float(retrieval_hit_rate(*row, top_k=k)) for row in zip(scores, target, strict=True)]
+        hits = [float(retrieval.retrieval_hit_rate(*row, top_k=k)) for row in zip(scores, target, strict=True)]
         assert (ranks <= k).mean() == pytest.approx(np.mean(hits))
-    reciprocal = [float(retrieval_reciprocal_rank(*row)) for row in zip(scores, target, strict=True)]
+    reciprocal = [float(retrieval.retrieval_reciprocal_rank(*row)) for row in zip(scores, target, strict=True)]
     np.testing.assert_allclose(1 / ranks, reciprocal, rtol=1e-6)
     assert np.median(ranks) == pytest.approx(np.median(1 / np.array(reciprocal)), rel=1e-6)
 
@@ -54,13 +52,14 @@ def test_accuracy_and_confusion():
     found = rank(items, classes, Positives.one_each(labels))
     scores, target = torch.from_numpy(items @ classes.T), torch.from_numpy(labels)
     for k in (1, 5):
-        theirs = multiclass_accuracy(scores, target, num_classes=9, average="micro", top_k=k)
+        theirs = classification.multiclass_accuracy(scores, target, num_classes=9, average="micro", top_k=k)
         assert (found.ranks <= k).mean() == pytest.approx(float(theirs))
     recall = class_mean_of(found.ranks <= 1, labels)(np.ones((1, 300)))[0]
-    assert recall == pytest.approx(float(multiclass_accuracy(scores, target, num_classes=9, average="macro")))
-    np.testing.assert_array_equal(
-        confusion(labels, found.first, 9), multiclass_confusion_matrix(scores, target, num_classes=9).numpy()
+    assert recall == pytest.approx(
+        float(classification.multiclass_accuracy(scores, target, num_classes=9, average="macro"))
     )
+    theirs = classification.multiclass_confusion_matrix(scores, target, num_classes=9)
+    np.testing.assert_array_equal(confusion(labels, found.first, 9), theirs.numpy())
 
 
 def test_calibration_error_and_brier_score_of_as_many_pairs_of_each_kind():
@@ -69,6 +68,8 @@ def test_calibration_error_and_brier_score_of_as_many_pairs_of_each_kind():
     told = torch.from_numpy(np.concatenate([yes, no[:, 0]]))
     target = torch.cat([torch.ones(500, dtype=torch.int64), torch.zeros(500, dtype=torch.int64)])
     whole = np.ones((1, 500))
-    theirs = float(binary_calibration_error(told, target, n_bins=15, norm="l1"))
+    theirs = float(classification.binary_calibration_error(told, target, n_bins=15, norm="l1"))
     assert calibration_error(yes, no)(whole)[0] == pytest.approx(theirs, abs=1e-6)
-    assert brier_score(yes, no)(whole)[0] == pytest.approx(float(mean_squared_error(told, target.to(told.dtype))))
+    assert brier_score(yes, no)(whole)[0] == pytest.approx(
+        float(functional.mean_squared_error(told, target.to(told.dtype)))
+    )

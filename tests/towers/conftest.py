@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import warnings
 from pathlib import Path
 
@@ -53,27 +53,7 @@ def open_clip():
     """The reference library for CLIP, which slimbind itself never imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        library = _name_torchvision_operators()
+        named = runpy.run_path(str(GOLDEN.parents[1] / "benchmarks" / "torchvision_cpu.py"))
+        named["name_operators"]()
         yield pytest.importorskip("open_clip")
-    del library
-
-
-def _name_torchvision_operators():
-    """Let torchvision be imported beside a CPU-only torch.
-
-    Its compiled part is built for CUDA and does not load there; the import then fails at two operators that it only
-    wants to describe. Naming them is enough, they are never called.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    for compiled in Path(spec.submodule_search_locations[0]).glob("_C*"):
-        try:
-            torch.ops.load_library(compiled)
-        except OSError:
-            continue
-        return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+    del named  # the operators go with it
