@@ -49,7 +49,7 @@ def warm(result: Result) -> str:
         cells = [name, *(rate(one, name, load, "cpu_seconds") for load in loads)]
         cells += [rate(two, name, load, "seconds") for load in loads] if two["rows"] else []
         rows.append(cells)
-    return table(head, rows) + noted(result, "one")
+    return table(head, rows) + noted(result, "one") + (noted(result, "two") if two["rows"] else "")
 
 
 def vectors(result: Result) -> str:
