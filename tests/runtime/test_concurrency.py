@@ -258,46 +258,41 @@ def test_unloading_beside_callers_loses_nothing(toy_artifact):
                 np.testing.assert_array_equal(call.result(timeout=60), alone)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-def test_a_forked_process_opens_the_towers_anew(toy_artifact):
-    """It has none of its parent's threads, and would wait for them for ever."""
+def fork(artifact, before="", after=""):
+    """A model that has embedded texts is forked, and the child embeds them too; ``before`` and ``after`` are code."""
     code = (
         "import os, signal, sys, warnings, slimbind\n"
         "warnings.simplefilter('ignore')\n"
         "words = ['red', 'green', 'red green'] * 20\n"
         "model = slimbind.load(sys.argv[1], threads=2)\n"
         "own = model.embed(words, 'text')\n"
+        f"{before}\n"
         "child = os.fork()\n"
         "if not child:\n"
         "    signal.alarm(60)\n"
         "    os._exit(0 if (model.embed(words, 'text') == own).all() else 1)\n"
         "code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
-        "assert (model.embed(words, 'text') == own).all()\n"
-        "model.close()\n"
+        f"{after}\n"
         "sys.exit(code)"
     )
-    subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, str(artifact)], check=True, timeout=120)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_opens_the_towers_anew(toy_artifact):
+    """It has none of its parent's threads, and would wait for them for ever."""
+    fork(toy_artifact, after="assert (model.embed(words, 'text') == own).all(); model.close()")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_process_forked_while_others_work_does_not_wait_for_them(toy_artifact):
     """Whatever lock they hold at that moment stays held in it."""
-    code = (
-        "import os, signal, sys, threading, time, warnings, slimbind\n"
-        "warnings.simplefilter('ignore')\n"
-        "words = ['red', 'green', 'red green'] * 20\n"
-        "model = slimbind.load(sys.argv[1], threads=2)\n"
-        "own = model.embed(words, 'text')\n"
-        "model._parts._verifying['text'].acquire()\n"  # a thread that compares checksums has it for long
-        "model._parts._lock.acquire()\n"
-        "model._encoders['text'].timings._lock.acquire()\n"
-        "child = os.fork()\n"
-        "if not child:\n"
-        "    signal.alarm(60)\n"
-        "    os._exit(0 if (model.embed(words, 'text') == own).all() else 1)\n"
-        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
+    locks = (
+        "model._parts._verifying['text']",  # a thread that compares checksums has it for long
+        "model._parts._lock",
+        "model._encoders['text'].timings._lock",
     )
-    subprocess.run([sys.executable, "-c", code, str(toy_artifact)], check=True, timeout=120)
+    fork(toy_artifact, before="; ".join(f"{lock}.acquire()" for lock in locks))
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no such signals")
