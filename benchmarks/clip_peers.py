@@ -39,8 +39,7 @@ import clip
 import peer_tools
 from environment import ROOT, environment
 from peer_tools import MIB, Opened, Run, Subject, Tool, one, run_reference, weights_of
-from peers import KEPT, turns
-from slimbind.evaluate import fidelity
+from peers import opened, pace, reason, turns
 from slimbind.towers import registry
 
 ITEMS = 16
@@ -123,15 +122,9 @@ def measure(args: argparse.Namespace, modality: str, weights: str, work: Path) -
         started = time.process_time()
         try:
             TOOLS[name].make(own)
-            run, size = TOOLS[name].open(own)
-            said = np.concatenate([run(x) for x in rows])
+            runs[name], found[name] = opened(own, TOOLS[name], rows, truth, time.process_time() - started)
         except Exception as error:  # a tool that fails is a row too
-            found[name] = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
-        else:
-            told = fidelity.measure(truth, said, data="")
-            runs[name] = run
-            found[name] = {"mib": size / MIB, "made_in_cpu_seconds": round(time.process_time() - started, 1)}
-            found[name] |= {key: getattr(told, key) for key in KEPT}
+            found[name] = {"error": f"{type(error).__name__}: {reason(error)}"}
         print(f"{modality}/{weights} {name:34} {json.dumps(found[name])}", flush=True)
         gc.collect()  # traced modules refer to themselves
     timed = {"full": clip.inputs(modality, 1).numpy()}
@@ -142,12 +135,7 @@ def measure(args: argparse.Namespace, modality: str, weights: str, work: Path) -
         times = turns(runs, x, args.rounds)
         result["reference"][kind] = {"cpu_seconds": statistics.median(times["reference"]), "shape": list(x.shape)}
         for name in times.keys() & found.keys():
-            each = [before / after for before, after in zip(times["reference"], times[name], strict=True)]
-            found[name][kind] = {
-                "cpu_seconds": statistics.median(times[name]),
-                "ratio": statistics.median(each),
-                "ratio_range": [min(each), max(each)],
-            }
+            found[name][kind] = pace(times[name], times["reference"])
     return result
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import slimbind
-from environment import environment
+from environment import environment, rounded
 from slimbind.bulk import Reader, update_index
 from slimbind.collection import Collection
 
@@ -134,12 +134,6 @@ def unchanged(count: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def rounded(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=int, default=100_000)
@@ -154,8 +148,8 @@ def main() -> None:
             "collection": items(asked.items, folder),
             "folder": unchanged(asked.files, folder),
         }
-    asked.output.write_text(json.dumps(rounded(result), indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(rounded(result), indent=1))
+    asked.output.write_text(json.dumps(rounded(result, 4), indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(rounded(result, 4), indent=1))
 
 
 if __name__ == "__main__":

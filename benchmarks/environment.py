@@ -34,6 +34,15 @@ def environment(*packages: str, threads: int | None = None) -> dict[str, Any]:
     return found
 
 
+def rounded(value: Any, digits: int = 5) -> Any:  # noqa: ANN401
+    """A result with all its numbers cut to what they can say."""
+    if isinstance(value, dict):
+        return {name: rounded(one, digits) for name, one in value.items()}
+    if isinstance(value, list):
+        return [rounded(one, digits) for one in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def cpu() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from environment import environment
+from environment import environment, rounded
 from fullsize_schemes import SCHEMES, artifact, example, opened
 from operations import Work, count
 from peers import Run, turns
@@ -259,14 +259,6 @@ def floors(work: Work, scheme: str, rates: dict[str, float]) -> tuple[float, flo
     rest = "f32" if scheme == "f32" else "bf16"
     compute = work.linear / rates[LAYERS_IN[scheme]] + (work.attention + work.stem) / rates[rest]
     return compute, work.weights * WEIGHT_BYTES[scheme] / rates["read"]
-
-
-def rounded(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def main() -> int:

@@ -37,7 +37,7 @@ import torch
 from environment import environment
 from fullsize import MODALITIES, WEIGHTS, full_size, inputs, state_dict
 from imagebind_reference import reference
-from peer_tools import MIB, TOOLS, Run, Subject, one, run_reference, weights_of
+from peer_tools import MIB, TOOLS, Run, Subject, Tool, one, run_reference, weights_of
 from slimbind.evaluate import fidelity
 
 ROOT = Path(__file__).parents[1]
@@ -77,16 +77,9 @@ def measure(args: argparse.Namespace, weights: str, work: Path) -> dict[str, Any
             if args.make:
                 print(f"{weights:8} {name:38} made in {seconds:.1f} s", flush=True)
                 continue
-            started = time.process_time()
-            run, size = TOOLS[name].open(own)
-            said = np.concatenate([run(x) for x in rows])
+            runs[name], found[name] = opened(own, TOOLS[name], rows, truth, seconds)
         except Exception as error:  # a tool that fails is a row too
             found[name] = {"error": f"{type(error).__name__}: {reason(error)}"}
-        else:
-            told = fidelity.measure(truth, said, data="")
-            runs[name] = run
-            found[name] = {"mib": size / MIB, "made_in_cpu_seconds": round(seconds + time.process_time() - started, 1)}
-            found[name] |= {key: getattr(told, key) for key in KEPT} | {"difference": float(np.abs(said - truth).max())}
         print(f"{weights:8} {name:38} {json.dumps(found[name])}", flush=True)
         gc.collect()
     if args.make:
@@ -94,14 +87,35 @@ def measure(args: argparse.Namespace, weights: str, work: Path) -> dict[str, Any
     times = turns(runs, rows[0] if modality != "text" else inputs(modality, 1).numpy(), args.rounds)
     for name, row in found.items():
         if name in times:
-            each = [a / b for a, b in zip(times["reference"], times[name], strict=True)]
-            row |= {"cpu_seconds": statistics.median(times[name]), "ratio": statistics.median(each)}
-            row["ratio_range"] = [min(each), max(each)]
+            row |= pace(times[name], times["reference"])
     return {
         "command": f"python {' '.join(['benchmarks/peers.py', *shown(sys.argv[1:])])}",
         "reference": {"cpu_seconds": statistics.median(times["reference"]), "mib": weights_of(first) / MIB},
         "tools": found,
         "depth": len(tower.blocks),  # a tower that has fewer is whole
+    }
+
+
+def opened(
+    subject: Subject, tool: Tool, rows: list[np.ndarray], truth: np.ndarray, seconds: float
+) -> tuple[Run, dict[str, Any]]:
+    """What a tool made, ready to run, and what it keeps of the truth; ``seconds`` is what the making took."""
+    started = time.process_time()
+    run, size = tool.open(subject)
+    said = np.concatenate([run(x) for x in rows])
+    seconds += time.process_time() - started
+    told = fidelity.measure(truth, said, data="")
+    row = {"mib": size / MIB, "made_in_cpu_seconds": round(seconds, 1), **{key: getattr(told, key) for key in KEPT}}
+    return run, row | {"difference": float(np.abs(said - truth).max())}
+
+
+def pace(times: list[float], reference: list[float]) -> dict[str, Any]:
+    """How long a pass takes, and how many times as fast as the reference that is."""
+    each = [before / after for before, after in zip(reference, times, strict=True)]
+    return {
+        "cpu_seconds": statistics.median(times),
+        "ratio": statistics.median(each),
+        "ratio_range": [min(each), max(each)],
     }
 
 

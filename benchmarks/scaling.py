@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from environment import environment
+from environment import environment, rounded
 from fullsize_schemes import artifact, example, opened
 from scaling_collection import STAGES, forget_peak, resident
 from slimbind.artifact import Artifact
@@ -164,14 +164,6 @@ def child(arguments: list[str], script: str) -> dict[str, Any]:
         raise SystemExit(done.stderr)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
-
-
-def rounded(value: Any) -> Any:  # noqa: ANN401
-    if isinstance(value, dict):
-        return {name: rounded(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [rounded(one) for one in value]
-    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def main() -> int:
