@@ -55,10 +55,11 @@ FLOAT = "f32"
 SCHEMES: dict[str, str | Scheme] = {
     "report": EagerDynamic(linear_only=True),
     "int8-dynamic": "int8-dynamic",
+    "int8-static": "int8-static",
     "int4-weight": "int4-weight",
 }
 CALIBRATED = 8  # items of a modality
-TRAIN, TEST = 300, 200  # pictures
+TRAIN, TEST = 1000, 500  # pictures
 TEMPLATE = "a photo of a {}."
 SHARES = (0.0, 0.001, 0.25, 0.5, 0.75, 0.999, 1.0)  # of a distribution
 

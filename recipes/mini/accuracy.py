@@ -43,7 +43,7 @@ from slimbind.evaluate.retrieval import Paired
 HERE = Path(__file__).parent
 REFERENCE = "f32"
 MIXES = {"pictures": (True, False), "texts": (False, True), "both": (True, True)}
-ALL = 10_000  # pictures
+USUAL = {"test": 10_000, "train": 5_000}  # pictures: all that are to be measured on, a tenth of those to learn from
 DEPTHS = (1, 5, 10)
 CROSSED = ("int8-dynamic", "int4-weight")
 CODECS = (
@@ -64,16 +64,19 @@ def main() -> None:
     arguments.add_argument(
         "--work", type=Path, required=True, help="keep artifacts and vectors here, and take those there"
     )
-    arguments.add_argument("--test", type=_thousands, default=ALL, help="pictures of a set with classes, in thousands")
-    arguments.add_argument("--train", type=_thousands, default=ALL, help="pictures to fit a linear probe on, likewise")
+    arguments.add_argument(
+        "--test", type=_thousands, default=USUAL["test"], help="pictures of a set with classes, in thousands"
+    )
+    arguments.add_argument(
+        "--train", type=_thousands, default=USUAL["train"], help="pictures to fit a linear probe on, likewise"
+    )
     arguments.add_argument("--output", type=Path, default=HERE / "accuracy.json")
     arguments.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS))
     options = arguments.parse_args()
     (options.work / "embedded").mkdir(parents=True, exist_ok=True)
-    plain = {name: scheme for name, scheme in schemes.SCHEMES.items() if not getattr(scheme, "qat_steps", 0)}
     every = {
         name: Embedded(artifact, options.cache, options.work / "embedded", options.test, options.train)
-        for name, artifact in schemes.make(options.split, options.cache, options.work, plain)
+        for name, artifact in schemes.make(options.split, options.cache, options.work)
     }
     sys.path.insert(0, str(HERE.parents[1] / "benchmarks"))
     from environment import environment
@@ -103,7 +106,7 @@ def _thousands(text: str) -> int:
 
 def _command(step: str, options: argparse.Namespace) -> str:
     """What measures a step again, with how much is measured where that is not the usual."""
-    some = [f" --{name} {getattr(options, name)}" for name in ("test", "train") if getattr(options, name) != ALL]
+    some = [f" --{name} {getattr(options, name)}" for name, usual in USUAL.items() if getattr(options, name) != usual]
     return f"python recipes/mini/accuracy.py mini-split --work work --steps {step}{''.join(some)}"
 
 

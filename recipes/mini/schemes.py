@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from slimbind.artifact import Artifact
 from slimbind.evaluate import fidelity
 from slimbind.export.job import export
 from slimbind.quantize.job import quantize
-from slimbind.quantize.schemes import Int4Weight, Int8Dynamic, Int8Static, Int8Weight, Scheme
+from slimbind.quantize.schemes import Int4Weight, Int8Dynamic, Int8Static, Int8Weight, Mixed, Scheme
 from slimbind.runtime.engine import INPUT, Options, Session
 from slimbind.runtime.engine import engine as runtime_engine
 from split import SHIPPED, shipped_tokenizer
@@ -46,6 +47,7 @@ SCHEMES: dict[str, Scheme] = {
     "int8-static plain, fine-tuned": Int8Static(plain=True, qat_steps=QAT_STEPS),
     "int8-weight, fine-tuned": Int8Weight(qat_steps=QAT_STEPS),
     "int4-weight": Int4Weight(),
+    "mixed, least .995": Mixed(min_fidelity=0.995),
 }
 
 
@@ -75,9 +77,7 @@ def main() -> None:
     print(f"written: {options.output}")
 
 
-def make(
-    split: Path, cache: Path, work: Path, schemes: Mapping[str, Scheme] = SCHEMES
-) -> Iterator[tuple[str, Artifact]]:
+def make(split: Path, cache: Path, work: Path) -> Iterator[tuple[str, Artifact]]:
     """Every row's name and artifact: float32 first."""
     pictures, sentences = work / "vision.npz", work / "text.txt"
     if not pictures.exists():
@@ -87,18 +87,18 @@ def make(
         folder = work / dtype
         yield dtype, Artifact.open(folder) if folder.exists() else export(split, folder, dtype=dtype)
     yield "as shipped", Artifact.open(SHIPPED)
-    for name, scheme in schemes.items():
-        folder, steps = work / name.replace(" ", "-"), getattr(scheme, "qat_steps", 0)
+    for name, scheme in SCHEMES.items():
+        folder = work / re.sub(r"\W+", "-", name)
         if not folder.exists():
             started = time.process_time()
-            data = {"vision": pictures} if steps else {"vision": pictures, "text": sentences}
+            data = {"vision": pictures, "text": sentences}
             quantize(
                 split,
                 folder,
                 scheme=scheme,
                 modalities=data,
                 calibrate=[f"{modality}={path}" for modality, path in data.items()],
-                samples=QAT_ITEMS if steps else CALIBRATED,
+                samples=QAT_ITEMS if getattr(scheme, "qat_steps", 0) else CALIBRATED,
                 force=True,
                 threads=2,
                 note=print,

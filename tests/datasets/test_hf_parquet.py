@@ -44,6 +44,36 @@ def test_classes_have_the_names_of_the_metadata(tmp_path: Path) -> None:
     assert [why for _, why in found.skipped] == ["is empty", "has the label 2", "is empty"]
 
 
+@pytest.mark.parametrize("repeated", [False, True])
+def test_classes_may_be_spelled_out(tmp_path: Path, repeated: bool) -> None:
+    for number, labels in enumerate((["dog", None, " cat"], ["emu", "dog", ""])):
+        told = pa.array(labels, pa.string())
+        columns = {
+            "image": _media(*(f"{number}{place}".encode() for place in range(3))),
+            "label": told.dictionary_encode() if repeated else told,
+            "caption": pa.array(["words"] * 3),
+        }
+        _write(tmp_path / f"train-{number}.parquet", columns)
+    found = datasets.open(tmp_path, modalities=("vision",))
+    assert (found.modalities, found.classes) == (("vision",), ["cat", "dog", "emu"])
+    assert [(one.data, one.label) for one in found] == [(b"00", 1), (b"02", 0), (b"10", 2), (b"11", 1)]
+    assert [why for _, why in found.skipped] == ["has the label None", "has the label ''"]
+
+
+def test_what_is_no_class_is_refused(tmp_path: Path) -> None:
+    numbers = _write(tmp_path / "a-1.parquet", {"image": _media(b"P"), "label": pa.array([1])})
+    _write(tmp_path / "a-0.parquet", {"image": _media(b"P"), "label": pa.array(["x"])})
+    found = datasets.open(tmp_path, modalities=("vision",))
+    assert [one.label for one in found] == [0] and found.skipped == [(f"{numbers.name}, row 1", "has the label 1")]
+    _write(tmp_path / "b" / "b.parquet", {"image": _media(b"P"), "label": pa.array([None], pa.string())})
+    with pytest.raises(DatasetError, match="no names of classes"):
+        datasets.open(tmp_path / "b", modalities=("vision",))
+    many = [f"class {number}" for number in range(100_001)]
+    _write(tmp_path / "c" / "c.parquet", {"image": _media(*[None] * len(many)), "label": pa.array(many)})
+    with pytest.raises(DatasetError, match="over 100,000 different values"):
+        datasets.open(tmp_path / "c", modalities=("vision",))
+
+
 def test_splits_are_in_the_names_of_files(tmp_path: Path) -> None:
     for name, label in (("train-00000-of-00002", 0), ("train-00001-of-00002", 1), ("test-00000-of-00001", 0)):
         columns = {"img": _media(name.encode()), "label": pa.array([label])}

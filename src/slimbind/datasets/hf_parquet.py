@@ -20,6 +20,8 @@ from slimbind.errors import DatasetError, UsageError
 from slimbind.modalities import check_modality
 
 _ROWS = 32  # read at once; a row may hold a picture of megabytes
+_NAMES_AT_ONCE = 4096  # the same, of names alone
+_MOST_CLASSES = 100_000
 _FEATURES = {"Image": "vision", "Audio": "audio", "Video": "vision"}
 _LABELS = ("label", "labels", "fine_label", "class", "target", "category")
 _WORDS = ("caption", "captions", "text", "sentence", "title", "description")
@@ -27,10 +29,18 @@ _WORDS = ("caption", "captions", "text", "sentence", "title", "description")
 
 @dataclass(frozen=True)
 class _Columns:
-    """What the columns hold: media (name -> modality, empty where it is not said), classes (name -> names), texts."""
+    """What the columns hold.
+
+    Args:
+        media: name -> modality, empty where it is not said.
+        classes: name -> names of the classes, None where none are known.
+        spelled: those of ``classes`` that hold names, not numbers.
+        texts: all others with words in them.
+    """
 
     media: Mapping[str, str]
     classes: Mapping[str, list[str] | None]
+    spelled: tuple[str, ...]
     texts: tuple[str, ...]
 
     @property
@@ -66,6 +76,7 @@ class HfParquet(Dataset):
         with parquet_file(self._files[0]) as file:
             there = _columns(file.schema_arrow)
         self._data, self._label, self._other = _chosen(path, there, columns)
+        self._named: dict[str, int] = {}  # position of each class, where the column holds names
         kinds = [_modality(self._files[0], self._data, there, modalities[0])]
         if self._other is not None:
             kinds.append(
@@ -77,11 +88,15 @@ class HfParquet(Dataset):
                 if lacking := set(self._wanted) - set(file.schema_arrow.names):
                     raise DatasetError(f"{piece} has no column {sorted(lacking)[0]}, and {self._files[0]} has")
                 count += file.metadata.num_rows
+        classes = there.classes[self._label] if self._label else None
+        if self._label in there.spelled:
+            classes = _spelled(self._files, self._label)
+            self._named = {name: position for position, name in enumerate(classes)}
         super().__init__(
             "hf-parquet",
             path,
             modalities=tuple(kinds),
-            classes=there.classes[self._label] if self._label else None,
+            classes=classes,
             count=count,
         )
 
@@ -100,11 +115,13 @@ class HfParquet(Dataset):
 
     def _row(self, row: Mapping[str, Any], piece: Path, name: str) -> Iterator[Sample]:
         data = _medium(row[self._data], piece.parent)
-        label = row[self._label] if self._label else None
+        label = told = row[self._label] if self._label else None
+        if self._named:
+            label = self._named.get(told.strip()) if isinstance(told, str) else None
         if self._label and (
             type(label) is not int or not 0 <= label < (len(self.classes) if self.classes else 1 << 31)
         ):
-            raise ValueError(f"has the label {label!r}")
+            raise ValueError(f"has the label {told!r}")
         if self._other is None:
             yield Sample(data, label, id=name)
         elif self.modalities[1] != "text":
@@ -158,6 +175,7 @@ def _columns(schema: Any) -> _Columns:  # noqa: ANN401  (pyarrow has no types)
     features = told if isinstance(told, dict) else {}
     media: dict[str, str] = {}
     classes: dict[str, list[str] | None] = {}
+    spelled: list[str] = []
     texts: list[str] = []
     for field in schema:
         feature = features.get(field.name)
@@ -169,9 +187,29 @@ def _columns(schema: Any) -> _Columns:  # noqa: ANN401  (pyarrow has no types)
             names = feature.get("names")
             named = isinstance(names, list) and all(isinstance(name, str) for name in names)
             classes[field.name] = names if named else None
+        elif _is_text(kind, types) and field.name in _LABELS:
+            classes[field.name] = None
+            spelled.append(field.name)
         elif _is_text(kind, types) or (_is_list(kind, types) and _is_text(kind.value_type, types)):
             texts.append(field.name)
-    return _Columns(media, classes, tuple(texts))
+    return _Columns(media, classes, tuple(spelled), tuple(texts))
+
+
+def _spelled(pieces: Sequence[Path], column: str) -> list[str]:
+    """The different names in a column of classes, sorted."""
+    found: set[str] = set()
+    for piece in pieces:
+        for (cell,) in parquet_rows(piece, [column], _NAMES_AT_ONCE):
+            if isinstance(cell, str) and cell.strip():
+                found.add(cell.strip())
+                if len(found) > _MOST_CLASSES:
+                    raise DatasetError(
+                        f"column {column} of {piece} has over {_MOST_CLASSES:,} different values, too many for classes",
+                        hint="name the columns: the data and its caption",
+                    )
+    if not found:
+        raise DatasetError(f"column {column} of {pieces[0]} has no names of classes in it", hint="check the data")
+    return sorted(found)
 
 
 def _is_text(kind: Any, types: Any) -> bool:  # noqa: ANN401
