@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from slimbind import datasets
+from slimbind.datasets.parquet import parquet_rows
 from slimbind.errors import DatasetError, MissingExtraError, UsageError
 
 MEDIA = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -72,6 +73,16 @@ def test_what_is_no_class_is_refused(tmp_path: Path) -> None:
     _write(tmp_path / "c" / "c.parquet", {"image": _media(*[None] * len(many)), "label": pa.array(many)})
     with pytest.raises(DatasetError, match="over 100,000 different values"):
         datasets.open(tmp_path / "c", modalities=("vision",))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_a_text_that_repeats_itself_is_in_memory_once(tmp_path: Path, kind: pa.DataType) -> None:
+    text = "x" * 1_000_000
+    _write(tmp_path / "x.parquet", {"image": _media(*[b"P"] * 32), "text": pa.array([text] * 32).cast(kind)})
+    assert (tmp_path / "x.parquet").stat().st_size < 100_000
+    found = list(datasets.open(tmp_path, modalities=("vision",)))
+    assert len(found) == 32 and {one.text for one in found} == {text}
+    assert len({id(row[0]) for row in parquet_rows(tmp_path / "x.parquet", ["text"], 32)}) == 1
 
 
 def test_splits_are_in_the_names_of_files(tmp_path: Path) -> None:
