@@ -33,7 +33,9 @@ def main() -> None:
 def _schemes(found: dict[str, Any]) -> tuple[dict[str, str], list[Series], str]:
     """Each scheme's label, the smallest first, and what it loses."""
     size = {row["scheme"]: sum(row["bytes"].values()) / 2**20 for row in found["schemes"]}
-    labels = {name: f"{name}\n{mib:.1f}" for name, mib in sorted(size.items(), key=lambda one: one[1])}
+    labels = {
+        name: f"{name}\n{mib:.1f}".replace(", ", "\n") for name, mib in sorted(size.items(), key=lambda one: one[1])
+    }
     whole = [row for row in found["mix"] if row["towers"] in ("none", "both")]
     series: list[Series] = [
         ("CIFAR-10, linear probe", "s", BLUE, {row["scheme"]: _of(row, "top-1") for row in found["probe"]}),
