@@ -7,6 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 import slimbind
 from slimbind import datasets
@@ -97,7 +98,7 @@ def test_missing_scikit_learn_is_told_before_any_work(model, tmp_path, monkeypat
     assert importlib.util.find_spec("sklearn")
 
 
-def test_the_fit_is_that_of_scikit_learn_with_the_c_that_does_best_on_what_is_held_out():
+def test_the_fit_is_that_of_scikit_learn_with_the_c_of_the_smallest_loss_on_what_is_held_out():
     random = np.random.default_rng(0)
     labels = np.repeat(np.arange(6), 50)
     vectors = random.standard_normal((6, 12))[labels] * 0.6 + random.standard_normal((300, 12))
@@ -106,34 +107,35 @@ def test_the_fit_is_that_of_scikit_learn_with_the_c_that_does_best_on_what_is_he
     probe = fit(vectors, labels, seed=3, on_fit=lambda: fits.append(1))
     assert len(fits) == len(probe.trials) + 1
     chosen = next(trial for trial in probe.trials if trial.c == probe.c)
-    assert chosen.accuracy == max(trial.accuracy for trial in probe.trials)
+    assert chosen.loss == min(trial.loss for trial in probe.trials)
     held = held_out(labels, 0.2, seed=3)
     again = LogisticRegression(C=probe.c, max_iter=1000).fit(vectors[~held] - vectors[~held].mean(0), labels[~held])
-    accuracy = again.score(vectors[held] - vectors[~held].mean(0), labels[held])
-    assert chosen.accuracy == pytest.approx(accuracy)
+    outer = vectors[held] - vectors[~held].mean(0)
+    assert chosen.accuracy == pytest.approx(again.score(outer, labels[held]))
+    assert chosen.loss == pytest.approx(log_loss(labels[held], again.predict_proba(outer)))
     final = LogisticRegression(C=probe.c, max_iter=1000).fit(vectors - vectors.mean(0), labels)
     np.testing.assert_array_equal(probe.scores(vectors, 6).argmax(axis=1), final.predict(vectors - vectors.mean(0)))
 
 
 @pytest.mark.parametrize("peak", [-48, -47, -3, 0, 17, 48])
 def test_the_search_ends_within_an_eighth_of_a_decade_of_the_peak(peak):
-    """Steps are eighths of a decade; the accuracy falls off to both sides."""
+    """Steps are eighths of a decade; the loss grows to both sides."""
     tried = []
 
     def attempt(c):
         step = round(8 * np.log10(c))
         tried.append(step)
-        return Trial(c, 1 - abs(step - peak) / 1000, True)
+        return Trial(c, abs(step - peak) / 1000, 1.0, True)
 
     trials = search(attempt)
     assert set(range(-48, 49, 16)) <= set(tried) and len(tried) == len(set(tried)) <= 15
-    best = max(trials, key=lambda trial: trial.accuracy)
+    best = min(trials, key=lambda trial: trial.loss)
     assert round(8 * np.log10(best.c)) == peak
 
 
-def test_of_equal_accuracies_the_smallest_c_is_chosen():
-    trials = search(lambda c: Trial(c, 0.5 if c < 1e-3 else 1.0, True))
-    best = min((trial for trial in trials if trial.accuracy == 1), key=lambda trial: trial.c)
+def test_of_equal_losses_the_smallest_c_is_chosen():
+    trials = search(lambda c: Trial(c, 2.0 if c < 1e-3 else 1.0, 1.0, True))
+    best = min((trial for trial in trials if trial.loss == 1), key=lambda trial: trial.c)
     assert best.c == pytest.approx(1e-3)
 
 
