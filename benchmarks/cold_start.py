@@ -3,8 +3,7 @@
     python benchmarks/make_huge.py huge.pth
     slimbind split huge.pth -o split --modalities vision
     slimbind export split -o vision-f32
-    slimbind quantize split --scheme int8-dynamic --set compensate=false --samples 8 --calibrate vision=PHOTOS \\
-        -o vision-int8
+    slimbind quantize split --scheme int8-dynamic --samples 8 --calibrate vision=PHOTOS -o vision-int8
     PYTHONPATH=DIR python benchmarks/cold_start.py huge.pth vision-f32 vision-int8    # DIR: see imagebind_reference.py
 
 The whole model is ``imagebind-unofficial``, opened as its README says, and once more with the checkpoint mapped into
