@@ -10,14 +10,12 @@ from typing import Any
 
 from slimbind.errors import DatasetError, MissingExtraError
 
+_MOST_BYTES = 1 << 28  # of the values of a column in memory at once
+
 
 @contextmanager
-def parquet_file(path: Path, once: Sequence[str] = ()) -> Iterator[Any]:
+def parquet_file(path: Path) -> Iterator[Any]:
     """An opened ``pyarrow.parquet.ParquetFile``; what is wrong with it is found while it is read, too.
-
-    Args:
-        path: the file.
-        once: columns of texts that are read as codes beside the different values, each of which is in memory once.
 
     Raises:
         MissingExtraError: pyarrow is not installed. DatasetError: it is no parquet file, or damaged.
@@ -28,7 +26,7 @@ def parquet_file(path: Path, once: Sequence[str] = ()) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path, read_dictionary=list(once)) as file:
+        with pq.ParquetFile(path) as file:
             yield file
     except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:  # pyarrow raises them all
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -37,25 +35,23 @@ def parquet_file(path: Path, once: Sequence[str] = ()) -> Iterator[Any]:
 
 
 def parquet_rows(path: Path, columns: Sequence[str], at_once: int) -> Iterator[tuple[Any, ...]]:
-    """The cells of these columns, row by row; ``at_once`` rows are in memory.
+    """The cells of these columns, row by row; at most ``at_once`` rows are in memory.
 
     Raises:
         MissingExtraError, DatasetError: see ``parquet_file``.
     """
-    import pyarrow.types as types
-
     with parquet_file(path) as file:
-        kinds = {name: file.schema_arrow.field(name).type for name in columns}
-    # A text that repeats itself takes a few bytes of the file for each row, and could take gigabytes for each here.
-    once = [name for name, kind in kinds.items() if types.is_string(kind) or types.is_large_string(kind)]
-    with parquet_file(path, once) as file:
-        for batch in file.iter_batches(at_once, columns=list(columns)):
-            yield from zip(*(_cells(batch.column(name)) for name in columns), strict=True)
+        for batch in file.iter_batches(_at_once(file.metadata, columns, at_once), columns=list(columns)):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _cells(column: Any) -> list[Any]:  # noqa: ANN401  (pyarrow has no types)
-    """The values of a column; rows of a dictionary share theirs."""
-    if not hasattr(column, "dictionary"):
-        return list(column.to_pylist())
-    values = column.dictionary.to_pylist()
-    return [None if place is None else values[place] for place in column.indices.to_pylist()]
+def _at_once(metadata: Any, columns: Sequence[str], most: int) -> int:  # noqa: ANN401  (pyarrow has no types)
+    """How many rows to read: fewer where each could be as large as the largest piece of its column in the file.
+
+    A value that repeats itself is in the file once, and in memory for each of its rows: kilobytes can be gigabytes.
+    """
+    groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
+    pieces = [group.column(number) for group in groups for number in range(group.num_columns)]
+    ours = [piece for piece in pieces if f"{piece.path_in_schema}.".startswith(tuple(f"{name}." for name in columns))]
+    largest = max((piece.total_uncompressed_size for piece in ours), default=0)
+    return max(1, min(most, _MOST_BYTES // max(1, largest)))
