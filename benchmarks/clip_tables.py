@@ -56,14 +56,14 @@ def _kept(told: dict[str, Any]) -> tuple[str, str]:
 def linear_probe() -> str:
     """Table 1: logistic regression on embeddings, float and quantized."""
     result = read("clip_report")
-    rows = []
+    rows, items = [], {}
     for weights, told in _of(result, "probe"):
         sizes = {
             record["model"]: record["measures"]["vision bytes"]["value"] for record in told if record["task"] == "size"
         }
         for record in told:
             if record["task"] == "linear-probe":
-                found, name = record["measures"], record["model"]
+                found, name, items = record["measures"], record["model"], record["settings"]
                 rows.append(
                     (
                         _SETS[weights],
@@ -73,7 +73,8 @@ def linear_probe() -> str:
                         _points(found, "top-1"),
                     )
                 )
-    head = ("weights", "picture tower", "MiB", "linear probe, CIFAR-10", "difference to float, points")
+    probe = f"linear probe, CIFAR-10 ({items['test_items']:,}, fitted on {items['train_items']:,})"
+    head = ("weights", "picture tower", "MiB", probe, "difference to float, points")
     return table(head, rows) + note(result)
 
 
