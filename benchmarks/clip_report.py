@@ -36,7 +36,7 @@ import torch
 
 import clip
 import slimbind
-from environment import ROOT, environment
+from environment import ROOT, environment, rounded
 from slimbind import datasets
 from slimbind.evaluate.record import Record
 from slimbind.evaluate.side_by_side import Settings, Tasks, side_by_side
@@ -61,6 +61,7 @@ SCHEMES: dict[str, str | Scheme] = {
 CALIBRATED = 8  # items of a modality
 TRAIN, TEST = 1000, 500  # pictures
 TEMPLATE = "a photo of a {}."
+DIGITS = 4  # of a number in a figure, which is more than it shows
 SHARES = (0.0, 0.001, 0.25, 0.5, 0.75, 0.999, 1.0)  # of a distribution
 
 
@@ -130,14 +131,7 @@ def _told(record: Record) -> dict[str, Any]:
         return told
     told["settings"] = {key: value for key, value in record.settings.items() if isinstance(value, int | list)}
     kept = ("rows", "columns", "scores", "reference")
-    return told | {"details": {key: _short(record.details[key]) for key in kept if key in record.details}}
-
-
-def _short(told: Any) -> Any:  # noqa: ANN401  (JSON)
-    """Numbers in four digits, which is more than a figure shows."""
-    if isinstance(told, list):
-        return [_short(one) for one in told]
-    return float(f"{told:.4g}") if isinstance(told, float) else told
+    return told | {"details": {key: rounded(record.details[key], DIGITS) for key in kept if key in record.details}}
 
 
 def pictures(folder: Path, cache: Path, part: str, count: int) -> datasets.Dataset:
@@ -177,13 +171,13 @@ def _root() -> Path:
 def _layer(told: dict[str, Any]) -> dict[str, Any]:
     kept = ("name", "one scale dB", "scale per row dB", "weight dB", "ratio", "loud channels", "channels")
     weight = shares(told["weight"]["edges"], told["weight"]["counts"])
-    return {key: _short(told[key]) for key in kept} | {"weight": weight}
+    return {key: rounded(told[key], DIGITS) for key in kept} | {"weight": weight}
 
 
 def shares(edges: Sequence[float], counts: Sequence[int]) -> list[float]:
     """Below which values the shares ``SHARES`` of a histogram lie."""
     total = np.concatenate([[0.0], np.cumsum(counts)]) / max(1, sum(counts))
-    return [_short(float(np.interp(share, total, edges))) for share in SHARES]
+    return [rounded(float(np.interp(share, total, edges)), DIGITS) for share in SHARES]
 
 
 def main() -> None:

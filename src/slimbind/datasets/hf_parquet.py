@@ -76,7 +76,6 @@ class HfParquet(Dataset):
         with parquet_file(self._files[0]) as file:
             there = _columns(file.schema_arrow)
         self._data, self._label, self._other = _chosen(path, there, columns)
-        self._named: dict[str, int] = {}  # position of each class, where the column holds names
         kinds = [_modality(self._files[0], self._data, there, modalities[0])]
         if self._other is not None:
             kinds.append(
@@ -88,15 +87,13 @@ class HfParquet(Dataset):
                 if lacking := set(self._wanted) - set(file.schema_arrow.names):
                     raise DatasetError(f"{piece} has no column {sorted(lacking)[0]}, and {self._files[0]} has")
                 count += file.metadata.num_rows
-        classes = there.classes[self._label] if self._label else None
-        if self._label in there.spelled:
-            classes = _spelled(self._files, self._label)
-            self._named = {name: position for position, name in enumerate(classes)}
+        names = _spelled(self._files, self._label) if self._label in there.spelled else []
+        self._named = {name: position for position, name in enumerate(names)}  # empty where the column holds numbers
         super().__init__(
             "hf-parquet",
             path,
             modalities=tuple(kinds),
-            classes=classes,
+            classes=names or (there.classes[self._label] if self._label else None),
             count=count,
         )
 

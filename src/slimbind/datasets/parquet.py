@@ -50,8 +50,9 @@ def _at_once(metadata: Any, columns: Sequence[str], most: int) -> int:  # noqa: 
 
     A value that repeats itself is in the file once, and in memory for each of its rows: kilobytes can be gigabytes.
     """
+    ours = tuple(f"{name}." for name in columns)  # a picture's bytes are the column image.bytes
     groups = (metadata.row_group(number) for number in range(metadata.num_row_groups))
-    pieces = [group.column(number) for group in groups for number in range(group.num_columns)]
-    ours = [piece for piece in pieces if f"{piece.path_in_schema}.".startswith(tuple(f"{name}." for name in columns))]
-    largest = max((piece.total_uncompressed_size for piece in ours), default=0)
+    pieces = (group.column(number) for group in groups for number in range(group.num_columns))
+    sizes = (piece.total_uncompressed_size for piece in pieces if f"{piece.path_in_schema}.".startswith(ours))
+    largest = max(sizes, default=0)
     return max(1, min(most, _MOST_BYTES // max(1, largest)))
